@@ -1,0 +1,128 @@
+"""The archive: what a `.mar` holds, and how it is written.
+
+A `.mar` is a zip with a manifest. It is written here rather than with torch-model-archiver,
+which works in a folder shared by all of a machine's users and stamps the time into the bytes.
+"""
+
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+import yaml
+
+from export.inputs import Example
+from formats.certificate import Certificate
+from formats.signature import Signature
+
+__all__ = ["MODULE_FILE", "TRAVELLERS", "sample_request", "write_archive", "write_sample"]
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+MODULE_FILE: Final = "model.pt"
+WARM_UP_FILE: Final = "warmup.npz"
+CONFIG_FILE: Final = "model-config.yaml"
+HANDLER_FILE: Final = "vitrine_handler.py"
+TRAVELLERS: Final = ("handlers", "formats")
+"""The rooms whose code travels in every archive."""
+
+_BATCH_SIZE: Final = 16
+# With a batch size above 1, TorchServe lets a lone request wait this long; 1 ms is its least.
+_BATCH_DELAY_MS: Final = 1
+_EPOCH: Final = (1980, 1, 1, 0, 0, 0)
+
+
+def write_archive(
+    target: Path, folder: Path, signature: Signature, certificate: Certificate, example: Example
+) -> None:
+    """Write a `.mar`, whole or not at all.
+
+    Args:
+        target: the archive's path.
+        folder: a working folder that holds the saved module as `MODULE_FILE`.
+        signature: goes in as signature.json.
+        certificate: goes in as certificate.json; decides batch size and delay.
+        example: one input, for warming up.
+    """
+    signature.write(folder)
+    certificate.write(folder)
+    _write_warm_up(folder / WARM_UP_FILE, signature, example)
+    config = yaml.safe_dump(_config(certificate), sort_keys=False)
+    (folder / CONFIG_FILE).write_text(config, encoding="utf-8")
+    files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
+    for room in TRAVELLERS:
+        files |= {f"{room}/{path.name}": path for path in sorted((ROOT / room).glob("*.py"))}
+    files[HANDLER_FILE] = ROOT / "handlers" / HANDLER_FILE
+    partial = target.with_name(f".{target.name}.partial")
+    with zipfile.ZipFile(partial, "w") as archive:
+        _add(archive, "MAR-INF/MANIFEST.json", json.dumps(_manifest(signature), indent=2).encode())
+        for name, path in files.items():
+            _add(archive, name, path.read_bytes())
+    os.replace(partial, target)
+
+
+def sample_request(signature: Signature, example: Example) -> dict[str, Any]:
+    """Return a request body that holds one row of an example (all of it without a row axis)."""
+    values = {
+        spec.name: _plain((tensor[0] if signature.row_axis else tensor).tolist())
+        for spec, tensor in zip(signature.inputs, example, strict=True)
+    }
+    return {"inputs": next(iter(values.values())) if len(values) == 1 else values}
+
+
+def write_sample(path: Path, signature: Signature, example: Example) -> None:
+    """Write `sample_request` as a file that curl can send."""
+    body = json.dumps(sample_request(signature, example), separators=(",", ":"))
+    path.write_text(body + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """Shorten numbers for people: 5.0 becomes 5, and float32 loses its binary tail."""
+    if isinstance(value, list):
+        return [_plain(child) for child in value]
+    if isinstance(value, float):
+        short = float(f"{value:.6g}")
+        return int(short) if short.is_integer() and abs(short) < 1e15 else short
+    return value
+
+
+def _write_warm_up(path: Path, signature: Signature, example: Example) -> None:
+    arrays = {}
+    for spec, tensor in zip(signature.inputs, example, strict=True):
+        first = tensor[:1] if signature.row_axis else tensor
+        arrays[spec.name] = (first.float() if first.dtype == torch.bfloat16 else first).numpy()
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+
+
+def _config(certificate: Certificate) -> dict[str, Any]:
+    batching = certificate.batching
+    return {
+        "batchSize": _BATCH_SIZE if batching.independent else 1,
+        "maxBatchDelay": _BATCH_DELAY_MS,
+        "vitrine": {"threads": 1},
+    }
+
+
+def _manifest(signature: Signature) -> dict[str, Any]:
+    return {
+        "runtime": "python",
+        "model": {
+            "modelName": signature.model,
+            "modelVersion": signature.model_version,
+            "serializedFile": MODULE_FILE,
+            "handler": HANDLER_FILE,
+            "configFile": CONFIG_FILE,
+        },
+        "archiverVersion": "0.12.0",
+    }
+
+
+def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    # The module is a zip of weights already: packing it again costs time and saves nothing.
+    method = zipfile.ZIP_STORED if name == MODULE_FILE else zipfile.ZIP_DEFLATED
+    entry = zipfile.ZipInfo(name, _EPOCH)
+    entry.compress_type = method
+    entry.external_attr = 0o644 << 16
+    archive.writestr(entry, content)

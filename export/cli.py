@@ -1,0 +1,152 @@
+"""The command line: `python -m export MODEL_FILE...` and `python -m export inspect FILE.mar`."""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from export.errors import ExportError
+from export.freshness import FilesRead, is_fresh, write_sources
+
+__all__ = ["main"]
+
+# torch takes seconds to import, and an update that finds nothing to do never needs it: the
+# stages are imported where they are called.
+
+_EPILOG: Final = """examples:
+  python -m export models/digits.py
+  python -m export --module my_package.nets:make_net --weights net.safetensors \\
+                   --example x.npy --name my_net
+  python -m export inspect model_store/digits.mar
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        0 when everything was exported, 1 when a model was refused.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        if given[:1] == ["inspect"]:
+            return _inspect(given[1:])
+        return _export(_parser().parse_args(given))
+    except ExportError as error:
+        print(f"python -m export: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m export",
+        description="Compile models to TorchScript, verify them, and archive them for serving.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("files", nargs="*", type=Path, metavar="MODEL_FILE")
+    parser.add_argument("--trace", action="store_true", help="record one path instead of scripting")
+    parser.add_argument("--model-store", type=Path, default=Path("model_store"), metavar="DIR")
+    parser.add_argument("--update", action="store_true", help="skip archives that are up to date")
+    parser.add_argument("--name", help="serve the model under this name")
+    own = parser.add_argument_group("instead of a model file")
+    own.add_argument("--module", metavar="PACKAGE.MODULE:FACTORY", help="returns an nn.Module")
+    own.add_argument("--weights", type=Path, metavar="FILE.safetensors", help="its state dict")
+    own.add_argument(
+        "--example",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE.npy",
+        help="an example input; once for each input, in order",
+    )
+    own.add_argument("--model-version", default="1.0", metavar="VERSION", help="default 1.0")
+    return parser
+
+
+def _inspect(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m export inspect")
+    parser.add_argument("archive", type=Path, help="a .mar file")
+    parser.add_argument("--full", action="store_true", help="print the whole graph")
+    options = parser.parse_args(arguments)
+    from export.inspection import inspect_archive
+
+    with tempfile.TemporaryDirectory(prefix="vitrine-") as folder:
+        print(inspect_archive(options.archive, Path(folder), options.full), end="")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    if bool(options.files) == bool(options.module):
+        raise ExportError(
+            "name model files, or --module with --example and --name",
+            hint="python -m export models/digits.py; --help shows both forms",
+        )
+    if options.name and len(options.files) > 1:
+        raise ExportError("--name fits one model file, not several")
+    if options.module and not (options.example and options.name):
+        raise ExportError("--module needs --example and --name as well")
+    options.model_store.mkdir(parents=True, exist_ok=True)
+    failures = 0
+    for file in options.files or [None]:
+        try:
+            _export_one(file, options)
+        except ExportError as error:
+            failures += 1
+            print(f"refused {error}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _export_one(file: Path | None, options: argparse.Namespace) -> None:
+    name = options.name or (file.stem if file is not None else "")
+    record = options.model_store / f"{name}.sources.json"
+    outputs = [
+        options.model_store / f"{name}{end}" for end in (".mar", ".report.md", ".sample.json")
+    ]
+    arguments = _arguments(file, options)
+    if options.update and is_fresh(record, outputs, arguments):
+        print(f"{name}: up to date")
+        return
+    started = time.monotonic()
+
+    def progress(stage: str) -> None:
+        print(f"{name}: {stage} (+{time.monotonic() - started:.1f} s)", flush=True)
+
+    progress("loading")
+    files = FilesRead(file)
+    with files.watching():
+        from export.definition import from_factory, from_model_file
+
+        if file is not None:
+            definition = from_model_file(file, options.name)
+        else:
+            definition = from_factory(
+                options.module, options.weights, options.example, name, options.model_version
+            )
+    from export.pipeline import export_model
+
+    record.unlink(missing_ok=True)
+    exported = export_model(
+        definition, options.model_store, "trace" if options.trace else "script", progress
+    )
+    sources = files.paths()
+    write_sources(record, sources, arguments)
+    batching = exported.certificate.batching
+    verdict = "may share a batch" if batching.independent else "are served one at a time"
+    progress(f"wrote {exported.archive}; requests {verdict}")
+    for note in exported.certificate.notes:
+        print(f"{name}: note: {note}")
+
+
+def _arguments(file: Path | None, options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "file": str(file.resolve()) if file is not None else None,
+        "trace": options.trace,
+        "name": options.name,
+        "module": options.module,
+        "weights": str(options.weights) if options.weights else None,
+        "example": [str(path) for path in options.example],
+        "model_version": options.model_version,
+    }

@@ -1,0 +1,339 @@
+"""What is to be exported: read from a model file, or put together on the command line."""
+
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from export.errors import ExportError
+
+__all__ = ["Definition", "InputOptions", "from_factory", "from_model_file"]
+
+# TorchServe takes these in a URL; and a name becomes a file's name.
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_VERSION: Final = re.compile(r"[0-9]+(\.[0-9]+)*")
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """What a definition says of one input beyond its example.
+
+    Attributes:
+        name: as clients write it.
+        shape: with -1 for free dimensions, or None to take it from the examples.
+        minimum: least value allowed, or None.
+        maximum: greatest value allowed, or None.
+    """
+
+    name: str
+    shape: tuple[int, ...] | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A model to export.
+
+    Attributes:
+        name: the name it is served under.
+        version: e.g. "1.0".
+        description: one line, may be empty.
+        source: the file the model is defined in, for error messages.
+        module: in evaluation mode, with its weights.
+        examples: each a tuple of tensors in the order of `forward`'s parameters.
+        inputs: one per tensor of an example.
+        outputs: names, or empty to derive them from what the model returns.
+        labels: output name to class names.
+    """
+
+    name: str
+    version: str
+    description: str
+    source: Path
+    module: nn.Module
+    examples: tuple[tuple[Tensor, ...], ...]
+    inputs: tuple[InputOptions, ...]
+    outputs: tuple[str, ...] = ()
+    labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def from_model_file(path: Path, name: str | None = None) -> Definition:
+    """Read a model file: a Python file with `build()`, `examples()` and a few names.
+
+    Raises:
+        ExportError: the file is missing, raises, or lacks something.
+    """
+    if not path.is_file():
+        raise ExportError("there is no such file", where=str(path), hint="name a model file")
+    loaded = _import_file(path)
+    build = _function(loaded, path, "build", "returns the nn.Module with its weights")
+    examples = _function(loaded, path, "examples", "returns a list of example inputs")
+    module = _module(_call(build, path), path)
+    return _definition(
+        name=name or path.stem,
+        version=str(getattr(loaded, "VERSION", "1.0")),
+        description=(inspect.getdoc(loaded) or "").partition("\n")[0],
+        source=path,
+        module=module,
+        examples=_call(examples, path),
+        inputs=getattr(loaded, "INPUTS", None),
+        outputs=getattr(loaded, "OUTPUTS", ()),
+        labels=getattr(loaded, "LABELS", {}),
+    )
+
+
+def from_factory(
+    factory: str, weights: Path | None, examples: Sequence[Path], name: str, version: str
+) -> Definition:
+    """Put a definition together from `package.module:factory` and files.
+
+    Args:
+        factory: names a callable without arguments that returns an nn.Module.
+        weights: a `.safetensors` file with its state dict, or None.
+        examples: one `.npy` file per input; axis 0 is the row axis where the model has one.
+        name: the name to serve it under.
+        version: e.g. "1.0".
+
+    Raises:
+        ExportError: one of them cannot be read or does not fit the others.
+    """
+    module_name, _, attribute = factory.partition(":")
+    if not attribute:
+        raise ExportError(f"--module is {factory!r}", hint="write it as package.module:factory")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        imported = importlib.import_module(module_name)
+    except Exception as error:
+        raise _from_user(error, Path(factory)) from error
+    finally:
+        sys.path.pop(0)
+    source = Path(imported.__file__ or module_name)
+    build = _function(imported, source, attribute, "returns the nn.Module")
+    module = _module(_call(build, source), source)
+    if weights is not None:
+        _load_weights(module, weights)
+    return _definition(
+        name=name,
+        version=version,
+        description=(inspect.getdoc(build) or "").partition("\n")[0],
+        source=source,
+        module=module,
+        examples=[tuple(_load_array(path) for path in examples)],
+        inputs=None,
+        outputs=(),
+        labels={},
+    )
+
+
+def _definition(
+    *,
+    name: str,
+    version: str,
+    description: str,
+    source: Path,
+    module: nn.Module,
+    examples: Any,
+    inputs: Any,
+    outputs: Any,
+    labels: Any,
+) -> Definition:
+    where = str(source)
+    if not _NAME.fullmatch(name):
+        raise ExportError(
+            f"the model name {name!r} cannot stand in a URL",
+            where=where,
+            hint="use letters, digits, '_', '-' and '.', beginning with a letter or digit",
+        )
+    if not _VERSION.fullmatch(version):
+        raise ExportError(
+            f"VERSION is {version!r}", where=where, hint='write it as numbers with dots: "1.0"'
+        )
+    tuples = _examples(examples, where)
+    options = _inputs(inputs, module, len(tuples[0]), where)
+    names = _strings(outputs, "OUTPUTS", where)
+    if not isinstance(labels, dict):
+        raise ExportError("LABELS is not a dict", where=where, hint="{output name: [label, ...]}")
+    return Definition(
+        name=name,
+        version=version,
+        description=description,
+        source=source,
+        module=module,
+        examples=tuples,
+        inputs=options,
+        outputs=names,
+        labels={key: _strings(value, f"LABELS[{key!r}]", where) for key, value in labels.items()},
+    )
+
+
+def _import_file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"vitrine_model_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    # TorchScript looks the source of a class up through its module.
+    sys.modules[spec.name] = loaded
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)
+    try:
+        spec.loader.exec_module(loaded)
+    except Exception as error:
+        raise _from_user(error, path) from error
+    finally:
+        sys.path.remove(folder)
+    return loaded
+
+
+def _function(module: ModuleType, path: Path, name: str, does: str) -> Callable[[], Any]:
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ExportError(
+            f"there is no function {name}()",
+            where=str(path),
+            hint=f"add `def {name}():` that {does}; models/activation_mlp.py is a short example",
+        )
+    return function  # type: ignore[no-any-return]
+
+
+def _call(function: Callable[[], Any], path: Path) -> Any:
+    try:
+        return function()
+    except Exception as error:
+        raise _from_user(error, path) from error
+
+
+def _from_user(error: Exception, path: Path) -> ExportError:
+    """Point at the line of the user's file that an exception came from."""
+    where = str(path)
+    for frame in traceback.extract_tb(error.__traceback__):
+        if Path(frame.filename).name == path.name:
+            where = f"{path}:{frame.lineno}"
+    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).name == path.name:
+        where = f"{path}:{error.lineno}"
+    return ExportError(f"{type(error).__name__}: {error}", where=where, hint="the file's own code")
+
+
+def _module(value: Any, source: Path) -> nn.Module:
+    if not isinstance(value, nn.Module):
+        raise ExportError(
+            f"build() returned a {type(value).__name__}",
+            where=str(source),
+            hint="return a torch.nn.Module",
+        )
+    return value.eval()
+
+
+def _examples(value: Any, where: str) -> tuple[tuple[Tensor, ...], ...]:
+    hint = "return a list of examples, each a tuple of tensors in the order of forward's parameters"
+    if not isinstance(value, (list, tuple)) or not value:
+        raise ExportError(f"examples() returned {_kind(value)}", where=where, hint=hint)
+    examples = []
+    for example in value:
+        parts = (example,) if isinstance(example, Tensor) else example
+        if not isinstance(parts, tuple) or not all(isinstance(part, Tensor) for part in parts):
+            raise ExportError(f"examples() holds {_kind(example)}", where=where, hint=hint)
+        if any(part.numel() == 0 for part in parts):
+            raise ExportError(
+                "examples() holds an empty tensor", where=where, hint="give at least one row"
+            )
+        examples.append(tuple(part.detach() for part in parts))
+    widths = {len(example) for example in examples}
+    if len(widths) != 1 or 0 in widths:
+        raise ExportError("the examples differ in how many tensors they hold", where=where)
+    return tuple(examples)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, (list, tuple)) and not value:
+        return "nothing"
+    return f"a {type(value).__name__}"
+
+
+def _inputs(value: Any, module: nn.Module, count: int, where: str) -> tuple[InputOptions, ...]:
+    if value is None:
+        parameters = list(inspect.signature(module.forward).parameters)
+        value = parameters[:count]
+    if isinstance(value, (list, tuple)):
+        options = tuple(InputOptions(name) for name in _strings(value, "INPUTS", where))
+    elif isinstance(value, dict):
+        options = tuple(_input(name, fields, where) for name, fields in value.items())
+    else:
+        raise ExportError(
+            "INPUTS is neither a list of names nor a dict", where=where, hint='INPUTS = ["image"]'
+        )
+    if len(options) != count:
+        raise ExportError(
+            f"INPUTS names {len(options)} inputs, but an example holds {count} tensors",
+            where=where,
+            hint="name every tensor of an example, in order",
+        )
+    return options
+
+
+def _input(name: str, fields: Any, where: str) -> InputOptions:
+    known = {"shape", "minimum", "maximum"}
+    if not isinstance(fields, dict) or not set(fields) <= known:
+        raise ExportError(
+            f"INPUTS[{name!r}] is {fields!r}",
+            where=where,
+            hint=f"a dict with any of {', '.join(sorted(known))}",
+        )
+    shape = fields.get("shape")
+    return InputOptions(
+        name,
+        tuple(shape) if shape is not None else None,
+        fields.get("minimum"),
+        fields.get("maximum"),
+    )
+
+
+def _strings(value: Any, what: str, where: str) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
+        raise ExportError(f"{what} is not a list of strings", where=where)
+    if len(set(value)) != len(value):
+        raise ExportError(f"{what} names something twice", where=where)
+    return tuple(value)
+
+
+def _load_weights(module: nn.Module, path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        module.load_state_dict(load(path.read_bytes()))
+    except FileNotFoundError:
+        raise ExportError(
+            "there is no such file", where=str(path), hint="check --weights"
+        ) from None
+    except SafetensorError as error:
+        raise ExportError(
+            f"it is not a safetensors file: {error}",
+            where=str(path),
+            hint="safetensors.torch.save_file(module.state_dict(), path) writes one",
+        ) from None
+    except RuntimeError as error:
+        raise ExportError(
+            f"the weights do not fit the module: {' '.join(str(error).split())}", where=str(path)
+        ) from None
+
+
+def _load_array(path: Path) -> Tensor:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ExportError(
+            f"cannot be read: {error}", where=str(path), hint="numpy.save(path, array) writes one"
+        ) from None
+    return torch.from_numpy(array)

@@ -1,0 +1,121 @@
+"""The module as Python runs it: the answers that every other form is compared with."""
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import CodeType, FrameType, FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from export.definition import Definition
+from export.errors import ExportError
+from export.inputs import Example
+from export.tensors import compare, leaves
+
+__all__ = ["Reference", "answer", "reference"]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the eager module answers.
+
+    Attributes:
+        cases: the inputs it took.
+        answers: per case, its flat outputs.
+        skipped: how many made inputs the module raised on.
+        lines_never_run: "file:line" of the module's own code that no case reached.
+    """
+
+    cases: list[Example]
+    answers: list[list[Tensor]]
+    skipped: int
+    lines_never_run: list[str]
+
+
+def answer(module: Any, example: Example) -> list[tuple[str, Tensor]]:
+    """Run a module on a copy of the example, without gradients; return its flat outputs."""
+    with torch.no_grad():
+        return leaves(module(*(tensor.clone() for tensor in example)))
+
+
+def reference(definition: Definition, cases: Iterable[Example]) -> Reference:
+    """Answer every case twice over: once for the answer, the first also for determinism.
+
+    Raises:
+        ExportError: the module raises on one of its own examples, answers the same input
+            differently the second time, or returns what cannot be served.
+    """
+    watch = _LineWatch(definition.module)
+    kept: list[Example] = []
+    answers: list[list[Tensor]] = []
+    skipped = 0
+    with watch:
+        for number, case in enumerate(cases):
+            try:
+                flat = answer(definition.module, case)
+            except TypeError as error:
+                raise ExportError(str(error), where=str(definition.source)) from error
+            except Exception as error:
+                if number < len(definition.examples):
+                    raise ExportError(
+                        f"the module raises on example {number}: {type(error).__name__}: {error}",
+                        where=str(definition.source),
+                        hint="examples() must hold inputs that the module accepts",
+                    ) from error
+                skipped += 1
+                continue
+            kept.append(case)
+            answers.append([tensor for _, tensor in flat])
+    _check_deterministic(definition, answers[0])
+    return Reference(kept, answers, skipped, watch.never_run())
+
+
+def _check_deterministic(definition: Definition, first: list[Tensor]) -> None:
+    again = answer(definition.module, definition.examples[0])
+    difference = compare(first, [tensor for _, tensor in again], [name for name, _ in again])
+    if not difference.equal:
+        raise ExportError(
+            f"the module answers the same input differently the second time: {difference.detail}",
+            where=str(definition.source),
+            hint="a random or stateful module cannot be verified: fix its seed, keep no state "
+            "between calls, or leave that part outside the exported module",
+        )
+
+
+class _LineWatch:
+    """Records which lines of a module's own methods run, while the context lasts."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._codes: dict[CodeType, set[int]] = {}
+        for part in module.modules():
+            for cls in type(part).__mro__:
+                if cls.__module__.startswith("torch.") or cls is object:
+                    continue
+                for member in vars(cls).values():
+                    if isinstance(member, FunctionType):
+                        self._codes[member.__code__] = set()
+
+    def __enter__(self) -> None:
+        sys.settrace(self._on_call)
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(None)
+
+    def _on_call(self, frame: FrameType, event: str, argument: Any) -> Any:
+        return self._on_line if frame.f_code in self._codes else None
+
+    def _on_line(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if event == "line":
+            self._codes[frame.f_code].add(frame.f_lineno)
+        return self._on_line
+
+    def never_run(self) -> list[str]:
+        found = []
+        for code, seen in self._codes.items():
+            lines = {line for *_, line in code.co_lines() if line and line != code.co_firstlineno}
+            # A method that no case called is not on the path from input to output.
+            if seen:
+                found += [f"{code.co_filename}:{line}" for line in sorted(lines - seen)]
+        return found

@@ -1,0 +1,43 @@
+"""A program of its own: load a saved module where the model's code is not, and run it.
+
+`python -I reload.py ROOT MODULE INPUTS OUTPUTS`. ROOT is where `formats` is; nothing else is
+imported from there. OUTPUTS gets, for the module as loaded and frozen, per case either the
+flat list of tensors or the text of the error.
+"""
+
+import sys
+from typing import Any
+
+
+def _run(module: Any, case: tuple[Any, ...]) -> Any:
+    import torch
+
+    from formats.structure import flatten
+
+    try:
+        with torch.no_grad():
+            result = module(*(tensor.clone() for tensor in case))
+        return [torch.as_tensor(leaf) for _, leaf in flatten(result)]
+    except Exception as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        return lines[-1] if lines else type(error).__name__
+
+
+def main(root: str, module_path: str, inputs_path: str, outputs_path: str) -> None:
+    """Run every case through the loaded module and through its frozen form."""
+    sys.path.insert(0, root)
+    import torch
+
+    torch.set_num_threads(1)
+    cases = torch.load(inputs_path, weights_only=True)
+    loaded = torch.jit.load(module_path).eval()
+    frozen = torch.jit.freeze(torch.jit.load(module_path).eval())
+    answers = {
+        "loaded": [_run(loaded, case) for case in cases],
+        "frozen": [_run(frozen, case) for case in cases],
+    }
+    torch.save(answers, outputs_path)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

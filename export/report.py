@@ -1,0 +1,46 @@
+"""The export report: signature and certificate as people read them."""
+
+from formats.certificate import Certificate
+from formats.signature import Signature, TensorSpec
+
+__all__ = ["render"]
+
+
+def render(signature: Signature, certificate: Certificate) -> str:
+    """Return the report as Markdown."""
+    lines = [f"# {signature.model} {signature.model_version}", ""]
+    if signature.description:
+        lines += [signature.description, ""]
+    lines += ["## Signature", ""]
+    lines += [f"- input `{spec.name}`: {_described(spec)}" for spec in signature.inputs]
+    lines += [f"- output `{spec.name}`: {_described(spec)}" for spec in signature.outputs]
+    axis = "counts rows; leave it out to send one" if signature.row_axis else "does not count rows"
+    lines += [f"- axis 0 {axis}", "", "## Verified", ""]
+    for check in certificate.checks:
+        verdict = "passed" if check.passed else "FELL"
+        lines.append(
+            f"- {verdict}: {check.name}: {check.cases} inputs, "
+            f"largest difference {check.max_difference:.3g} ({check.detail})"
+        )
+    batching = certificate.batching
+    verdict = "may share a batch" if batching.independent else "are served one at a time"
+    lines += [f"- requests {verdict}: {batching.reason}", ""]
+    if certificate.notes:
+        lines += ["## Notes", "", *(f"- {note}" for note in certificate.notes), ""]
+    versions = ", ".join(f"{name} {version}" for name, version in certificate.versions.items())
+    lines += ["## Made", "", f"- by {certificate.method}, with {versions}"]
+    for dtype, (relative, absolute) in certificate.tolerance.items():
+        lines.append(f"- tolerance for {dtype}: relative {relative:g}, absolute {absolute:g}")
+    return "\n".join(lines) + "\n"
+
+
+def _described(spec: TensorSpec) -> str:
+    text = str(spec)
+    if spec.minimum is not None or spec.maximum is not None:
+        low = "-inf" if spec.minimum is None else f"{spec.minimum:g}"
+        high = "inf" if spec.maximum is None else f"{spec.maximum:g}"
+        text += f" in [{low}, {high}]"
+    if spec.labels:
+        shown = ", ".join(spec.labels[:10])
+        text += f", labels {shown}{', ...' if len(spec.labels) > 10 else ''}"
+    return text

@@ -1,0 +1,103 @@
+"""Comparing tensors: the tolerance of each dtype, and how far two answers are apart."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from formats.structure import flatten
+
+__all__ = ["TOLERANCE", "Difference", "compare", "dtype_name", "leaves"]
+
+TOLERANCE: Final[dict[str, tuple[float, float]]] = {
+    "float64": (1e-9, 1e-9),
+    "float32": (1e-5, 1e-5),
+    "float16": (1e-2, 1e-3),
+    "bfloat16": (2e-2, 1e-2),
+}
+"""Dtype to (relative, absolute) tolerance; integers and booleans must be equal.
+
+The absolute one is in units of the largest finite value of the tensor, if that is above 1:
+an output of size 1000 in float32 cannot agree to 1e-5 when the order of a sum changes.
+"""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far two answers are apart.
+
+    Attributes:
+        equal: within tolerance everywhere; NaN equals NaN.
+        largest: largest absolute difference over the finite values.
+        detail: which output fell and how; empty when equal.
+    """
+
+    equal: bool
+    largest: float
+    detail: str = ""
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return "float32" for `torch.float32`."""
+    return str(dtype).removeprefix("torch.")
+
+
+def leaves(value: Any) -> list[tuple[str, Tensor]]:
+    """Flatten what a model returned; numbers become 0-dimensional tensors.
+
+    Raises:
+        TypeError: a leaf is neither a tensor nor a number; the message names it.
+    """
+    flat = []
+    for path, leaf in flatten(value):
+        tensor = torch.tensor(leaf) if isinstance(leaf, (bool, int, float)) else leaf
+        if not isinstance(tensor, Tensor):
+            raise TypeError(
+                f"output {path or 'of forward'} is a {type(leaf).__name__}; "
+                "only tensors and numbers, in tuples, lists and dicts, can be served"
+            )
+        flat.append((path, tensor.detach()))
+    return flat
+
+
+def compare(
+    expected: Sequence[Tensor], actual: Sequence[Tensor], names: Sequence[str]
+) -> Difference:
+    """Compare two answers, output by output, each by the tolerance of its dtype."""
+    if len(expected) != len(actual):
+        return Difference(False, float("inf"), f"{len(expected)} outputs became {len(actual)}")
+    largest = 0.0
+    for name, left, right in zip(names, expected, actual, strict=True):
+        if left.dtype != right.dtype or left.shape != right.shape:
+            return Difference(
+                False,
+                float("inf"),
+                f"output {name!r}: {dtype_name(left.dtype)}{list(left.shape)} became "
+                f"{dtype_name(right.dtype)}{list(right.shape)}",
+            )
+        distance, close = _distance(left, right)
+        largest = max(largest, distance)
+        if not close:
+            return Difference(False, largest, f"output {name!r} moved by {distance:.3g}")
+    return Difference(True, largest)
+
+
+def _distance(left: Tensor, right: Tensor) -> tuple[float, bool]:
+    if left.numel() == 0:
+        return 0.0, True
+    if not left.is_floating_point():
+        apart = (left.to(torch.float64) - right.to(torch.float64)).abs().max().item()
+        return float(apart), torch.equal(left, right)
+    relative, absolute = TOLERANCE[dtype_name(left.dtype)]
+    a, b = left.to(torch.float64), right.to(torch.float64)
+    finite = a.isfinite() & b.isfinite()
+    # Where one is not finite, both must be the same kind of not finite.
+    same = bool(torch.where(finite, True, (a == b) | (a.isnan() & b.isnan())).all())
+    gap = (a - b).abs().masked_fill(~finite, 0.0)
+    size = a.abs().masked_fill(~finite, 0.0)
+    scale = max(1.0, size.max().item())
+    close = bool((gap <= absolute * scale + relative * size).all())
+    distance = gap.max().item() if same else float("inf")
+    return distance, same and close

@@ -1,0 +1,115 @@
+"""`torch.jit.script` and `torch.jit.trace`, with errors that name file, line and remedy."""
+
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.jit import TracerWarning  # type: ignore[attr-defined]
+
+from export.definition import Definition
+from export.errors import ExportError
+
+__all__ = ["Method", "compile_module", "freeze", "save"]
+
+Method = Literal["script", "trace"]
+
+_REWRITE: Final = (
+    "TorchScript cannot save a torch.autograd.Function. Write 'forward f, backward as g' as "
+    "f(x).detach() + (g(x) - g(x).detach()); models/gradient_reversal.py shows it"
+)
+
+# What the compiler says → what to do. Searched in order in the text of its error.
+_HINTS: Final = (
+    (r"Could not export Python function call|autograd\.Function|PythonOp", _REWRITE),
+    (
+        r"Expected a value of type 'Tensor|of type Tensor.*but instead found",
+        "TorchScript takes an argument without a type for a Tensor: annotate it, e.g. `n: int`",
+    ),
+    (
+        r"undefined value|Python value of type",
+        "give it a type TorchScript knows, or make it an "
+        "attribute of the module that is set in __init__",
+    ),
+    (
+        r"has no attribute|attribute .* failed to be compiled|failed to convert Python type",
+        "set it in __init__ with one fixed type; TorchScript ignores attributes of other types",
+    ),
+    (
+        r"\*\*kwargs|variable number of arguments|Compiled functions can't take",
+        "spell the parameters of forward out",
+    ),
+    (
+        r"isn't supported|not supported|unsupported|Unsupported|Lambda|ListComp|Try",
+        "rewrite that line in the part of Python that TorchScript compiles",
+    ),
+)
+_GENERIC: Final = (
+    "rewrite that line for TorchScript; or use --trace if no branch of the model depends on data"
+)
+
+
+def compile_module(definition: Definition, method: Method) -> torch.jit.ScriptModule:
+    """Compile a module.
+
+    Args:
+        definition: its module and, for tracing, its first example.
+        method: "script" keeps control flow that depends on data; "trace" records one path.
+
+    Raises:
+        ExportError: the compiler refuses; names the file and line it stopped at.
+    """
+    try:
+        if method == "script":
+            return torch.jit.script(definition.module)
+        return _trace(definition.module, definition.examples[0])
+    except ExportError:
+        raise
+    except Exception as error:
+        raise _compile_error(error, definition) from error
+
+
+def freeze(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+    """Return the graph that will serve: parameters folded in, made for inference only."""
+    return torch.jit.freeze(module.eval())  # type: ignore[no-any-return]
+
+
+def save(module: torch.jit.ScriptModule, path: Path, definition: Definition) -> None:
+    """Save the graph that is not frozen: freezing drops `detach`, and gradients with it.
+
+    Raises:
+        ExportError: the graph calls Python, as a `torch.autograd.Function` does.
+    """
+    try:
+        module.save(str(path))
+    except RuntimeError as error:
+        raise _compile_error(error, definition) from error
+
+
+def _trace(module: nn.Module, example: Sequence[Tensor]) -> torch.jit.ScriptModule:
+    with warnings.catch_warnings(record=True) as caught, torch.no_grad():
+        warnings.simplefilter("always", TracerWarning)
+        traced = torch.jit.trace(module, tuple(example), strict=False, check_trace=False)
+    baked = [warning for warning in caught if issubclass(warning.category, TracerWarning)]
+    for warning in baked:
+        if "Converting a tensor to a Python" in str(warning.message):
+            raise ExportError(
+                "tracing would bake in a value that depends on the data: "
+                + str(warning.message).partition(".")[0],
+                where=f"{warning.filename}:{warning.lineno}",
+                hint="leave --trace out: scripting keeps the branch",
+            )
+    return traced  # type: ignore[no-any-return]
+
+
+def _compile_error(error: Exception, definition: Definition) -> ExportError:
+    text = str(error)
+    what = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    hint = next((hint for pattern, hint in _HINTS if re.search(pattern, text)), _GENERIC)
+    # The first frame is where the compiler stopped; the ones after it called that code.
+    place = re.search(r'File "([^"]+)", line (\d+)', text)
+    where = f"{place[1]}:{place[2]}" if place else str(definition.source)
+    return ExportError(f"TorchScript refuses: {what.rstrip(':')}", where=where, hint=hint)

@@ -1,0 +1,143 @@
+"""TorchServe's API, and nothing else: the adapter between its worker and `handlers.service`."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from handlers.errors import RequestError
+from handlers.jsontext import dumps
+from handlers.model import Model, use_threads
+from handlers.service import Request, Response, Service
+
+__all__ = ["TorchServeAdapter"]
+
+# TorchServe sends the phrase on the status line, where it must be ASCII.
+_PHRASES: Final = {400: "Bad Request", 415: "Unsupported Media Type", 507: "Insufficient Storage"}
+_BODY_PARTS: Final = ("body", "data")
+
+
+class TorchServeAdapter:
+    """A TorchServe handler: `initialize` once in each worker, then `handle` for each batch."""
+
+    def __init__(self) -> None:
+        self._service: Service | None = None
+        self._model: Model | None = None
+
+    def initialize(self, context: Any) -> None:
+        """Load the model of an unpacked archive.
+
+        Args:
+            context: TorchServe's; its `system_properties` name the folder and the GPU.
+
+        Raises:
+            Exception: whatever keeps the model from loading, after one line on stderr.
+        """
+        # The body must arrive as bytes: TorchServe would read JSON itself, slowly, and with
+        # NaN and a parsed value where the error needs the text. Read on every request.
+        os.environ["TS_DECODE_INPUT_REQUEST"] = "false"
+        properties = context.system_properties
+        settings = (context.model_yaml_config or {}).get("vitrine", {})
+        try:
+            threads = use_threads(settings.get("threads"))
+            device = _device(properties.get("gpu_id"))
+            self._model = Model(Path(properties["model_dir"]), device)
+        except Exception as error:
+            print(
+                f"vitrine: model {context.model_name} cannot be loaded: "
+                f"{type(error).__name__}: {ascii(str(error))[1:-1]}",
+                file=sys.stderr,
+                flush=True,
+            )
+            raise
+        self._service = Service(self._model)
+        signature = self._model.signature
+        print(
+            f"vitrine: {signature.model} {signature.model_version} is loaded and warm "
+            f"on {device} with {threads} thread(s)",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
+        """Answer a batch: one JSON body per request, with its own status and headers."""
+        assert self._service is not None
+        places: list[int] = []
+        requests: list[Request] = []
+        bodies: list[bytes] = [b""] * len(data)
+        for place, parts in enumerate(data):
+            headers = _headers(context, place)
+            if not parts and headers.get("describe") is not None:
+                bodies[place] = self._describe()
+                continue
+            try:
+                requests.append(Request(_body(parts, headers), headers))
+                places.append(place)
+            except RequestError as error:
+                content = {"content-type": "application/json"}
+                failed = Response(error.status, dumps(error.to_json()), content)
+                bodies[place] = _send(context, place, failed)
+        for place, response in zip(places, self._service.handle(requests), strict=True):
+            bodies[place] = _send(context, place, response)
+        return bodies
+
+    def _describe(self) -> bytes:
+        assert self._model is not None
+        signature = self._model.signature
+        return dumps(
+            {
+                "model": signature.model,
+                "version": signature.model_version,
+                "description": signature.description,
+                "inputs": [spec.to_json() for spec in signature.inputs],
+                "outputs": [spec.to_json() for spec in signature.outputs],
+            }
+        )
+
+
+def _device(gpu_id: Any) -> torch.device:
+    if gpu_id is not None and torch.cuda.is_available():
+        return torch.device("cuda", int(gpu_id))
+    return torch.device("cpu")
+
+
+def _headers(context: Any, place: int) -> dict[str, str]:
+    # Names arrive in the client's case; beside them stand the parts, whose values are dicts.
+    return {
+        name.lower(): value
+        for name, value in context.get_all_request_header(place).items()
+        if isinstance(value, str)
+    }
+
+
+def _body(parts: dict[str, Any], headers: dict[str, str]) -> bytes:
+    """Return the request's body as bytes.
+
+    Raises:
+        RequestError: it came as a form.
+    """
+    for name in _BODY_PARTS:
+        if name in parts:
+            value = parts[name]
+            if isinstance(value, (bytes, bytearray)):
+                return bytes(value)
+            return value.encode() if isinstance(value, str) else dumps(value)
+    if headers.get("content-type", "").startswith(("application/x-www-form", "multipart/form")):
+        raise RequestError(
+            "unsupported_media_type",
+            "the body came as a form (curl does that without a Content-Type header)",
+            status=415,
+            expected="Content-Type: application/json",
+        )
+    return b""
+
+
+def _send(context: Any, place: int, response: Response) -> bytes:
+    if response.status != 200:
+        phrase = _PHRASES.get(response.status, "Error")
+        context.set_response_status(response.status, phrase, idx=place)
+    for name, value in response.headers.items():
+        context.set_response_header(place, name, value)
+    return response.body
