@@ -1,0 +1,28 @@
+"""What every suite shares: where things are, and archives exported once a session."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from export.definition import from_model_file
+from export.pipeline import Exported, export_model
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL_FILES = ROOT / "tests" / "model_files"
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
+    """Export a model file of `tests/model_files` or `models`, once a session."""
+    store = tmp_path_factory.mktemp("store")
+    done: dict[str, Exported] = {}
+
+    def export(name: str) -> Exported:
+        if name not in done:
+            own = MODEL_FILES / f"{name}.py"
+            path = own if own.exists() else ROOT / "models" / f"{name}.py"
+            done[name] = export_model(from_model_file(path), store)
+        return done[name]
+
+    return export
