@@ -87,6 +87,8 @@ def compare(
 def _distance(left: Tensor, right: Tensor) -> tuple[float, bool]:
     if left.numel() == 0:
         return 0.0, True
+    if left.is_complex():
+        return _distance(torch.view_as_real(left), torch.view_as_real(right))
     if not left.is_floating_point():
         apart = (left.to(torch.float64) - right.to(torch.float64)).abs().max().item()
         return float(apart), torch.equal(left, right)

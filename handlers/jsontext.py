@@ -56,10 +56,9 @@ def _plain(value: Any) -> Any:
 
 
 def _nulls(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        if value.dtype.kind != "f" or np.isfinite(value).all():
-            return value.tolist()
-        return _nulls(value.tolist())
+    if isinstance(value, (np.ndarray, np.generic)):
+        plain = value.tolist()
+        return plain if value.dtype.kind != "f" or np.isfinite(value).all() else _nulls(plain)
     if isinstance(value, dict):
         return {key: _nulls(child) for key, child in value.items()}
     if isinstance(value, (list, tuple)):
