@@ -22,9 +22,7 @@ def eager():
         with torch.no_grad():
             result = definition.module(x)
         outputs = result if isinstance(result, tuple) else (result,)
-        return dict(
-            zip(definition.outputs, (output.numpy() for output in outputs), strict=True)
-        )
+        return dict(zip(definition.outputs, (output.numpy() for output in outputs), strict=True))
 
     answer.definitions = definitions
     return answer

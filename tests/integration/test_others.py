@@ -39,9 +39,7 @@ def test_requests_of_different_lengths_share_a_server(others):
     for answer, own in zip(answers, tokens, strict=True):
         with torch.no_grad():
             wanted = module(own.unsqueeze(0))[0]
-        np.testing.assert_allclose(
-            answer.json()["outputs"]["logits"], wanted, rtol=1e-5, atol=1e-5
-        )
+        np.testing.assert_allclose(answer.json()["outputs"]["logits"], wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_a_token_out_of_range_is_named(others):

@@ -36,7 +36,9 @@ def needed(names: tuple[str, ...]) -> set[str]:
             continue
         found.add(name.lower())
         requirements = [Requirement(text) for text in distribution(name).requires or []]
-        waiting += [r.name for r in requirements if not r.marker or r.marker.evaluate({"extra": ""})]
+        for requirement in requirements:
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                waiting.append(requirement.name)
     return found
 
 

@@ -96,7 +96,9 @@ def test_the_examples_are_verified_over_many_inputs(exported, name):
 
 def test_both_branches_are_taken_or_the_line_is_named(exported, tmp_path):
     assert not exported("control_flow").certificate.notes
-    path = write(tmp_path / "rare.py", "if x.sum() > 1e30:\n            x = x + 1\n        return x")
+    path = write(
+        tmp_path / "rare.py", "if x.sum() > 1e30:\n            x = x + 1\n        return x"
+    )
     [note] = export_model(from_model_file(path), tmp_path).certificate.notes
     assert "rare.py:9" in note
 
@@ -247,9 +249,9 @@ def test_variants_keep_to_what_the_model_file_declares():
     definition = from_model_file(MODEL_FILES / "token_lstm.py")
     made = variants(definition)
     assert len(made) > len(definition.examples)
-    assert all(0 <= int(case[0].min()) and int(case[0].max()) <= 49 for case in made)
+    assert all(int(case[0].min()) >= 0 and int(case[0].max()) <= 49 for case in made)
     digits = variants(from_model_file(ROOT / "models" / "digits.py"))
-    assert all(0 <= float(case[0].min()) and float(case[0].max()) <= 16 for case in digits)
+    assert all(float(case[0].min()) >= 0 and float(case[0].max()) <= 16 for case in digits)
 
 
 def test_comparison_knows_nan_and_size():

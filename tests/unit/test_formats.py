@@ -65,7 +65,13 @@ class Pair(NamedTuple):
 
 def test_flatten_names_every_leaf():
     nested = {"a": (1, [2, 3]), "b": Pair(4, 5)}
-    assert flatten(nested) == [("a_0", 1), ("a_1_0", 2), ("a_1_1", 3), ("b_left", 4), ("b_right", 5)]
+    assert flatten(nested) == [
+        ("a_0", 1),
+        ("a_1_0", 2),
+        ("a_1_1", 3),
+        ("b_left", 4),
+        ("b_right", 5),
+    ]
     assert flatten(7) == [("", 7)]
 
 

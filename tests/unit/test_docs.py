@@ -1,0 +1,23 @@
+import re
+
+from tests.conftest import ROOT
+
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+            assert target.startswith("http") or (page.parent / target).exists(), (page, target)
+
+
+def test_files_that_the_architecture_names_exist():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    rooms = ("export", "handlers", "formats", "server", "models")
+    made = {"model.pt", "signature.json", "certificate.json", "model-config.yaml", "warmup.npz"}
+    for name in set(re.findall(r"`([\w.-]+\.(?:py|json|yaml|npz|pt))`", text)) - made:
+        assert any((ROOT / room / name).exists() for room in rooms), name
+
+
+def test_the_architecture_stays_on_one_page():
+    assert len((ROOT / "docs" / "architecture.md").read_text().splitlines()) <= 90
