@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from export.definition import Definition
 from export.errors import ExportError
 from export.inputs import Example
-from export.tensors import compare, leaves
+from export.tensors import compare, dtype_name, leaves
 
 __all__ = ["Reference", "answer", "reference"]
 
@@ -59,10 +59,15 @@ def reference(definition: Definition, cases: Iterable[Example]) -> Reference:
                 raise ExportError(str(error), where=str(definition.source)) from error
             except Exception as error:
                 if number < len(definition.examples):
+                    shown = ", ".join(
+                        f"{dtype_name(tensor.dtype)}{list(tensor.shape)}" for tensor in case
+                    )
                     raise ExportError(
-                        f"the module raises on example {number}: {type(error).__name__}: {error}",
+                        f"the module raises on example {number} ({shown}): "
+                        f"{type(error).__name__}: {error}",
                         where=str(definition.source),
-                        hint="examples() must hold inputs that the module accepts",
+                        hint="an example must be an input that the module accepts, dtype included "
+                        "(NumPy's default is float64, a module's float32)",
                     ) from error
                 skipped += 1
                 continue

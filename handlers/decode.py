@@ -59,15 +59,27 @@ def decode(body: bytes, signature: Signature) -> Question:
     """
     if not body.strip():
         raise RequestError("empty_body", "the request has no body", expected=_usage(signature))
+    # NumPy reads [true, 1.5] as numbers. Only a body that has the words can hide one.
+    suspicious = b"true" in body or b"false" in body
     try:
-        document = jsontext.loads(body)
+        return _question(_parsed(body), signature, suspicious)
+    except RecursionError:
+        raise RequestError(
+            "wrong_shape", "the body is nested too deeply", expected=_usage(signature)
+        ) from None
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        return jsontext.loads(body)
     except ValueError as error:
         raise RequestError(
             "not_json", f"the body is not JSON: {ascii(str(error))[1:-1]}", expected="JSON"
         ) from None
+
+
+def _question(document: Any, signature: Signature, suspicious: bool) -> Question:
     form, columns = _columns(document, signature)
-    # NumPy reads [true, 1.5] as numbers. Only a body that has the words can hide one.
-    suspicious = b"true" in body or b"false" in body
     arrays = []
     singles = []
     for spec in signature.inputs:
@@ -249,7 +261,11 @@ def _has_bool(value: Any) -> bool:
 def _wrong_value(value: Any, spec: TensorSpec, target: "np.dtype[Any]") -> RequestError:
     noun = _NOUNS[target.kind]
     found = _first_wrong(value, target, ())
-    if found is None:
+    depth = _depth(value)
+    if found is None and depth > len(spec.shape):
+        message = f"input {spec.name!r} is nested {depth} deep"
+        code = "wrong_shape"
+    elif found is None:
         message = f"input {spec.name!r} is ragged: lists at the same depth differ in length"
         code = "ragged"
     else:
@@ -259,6 +275,14 @@ def _wrong_value(value: Any, spec: TensorSpec, target: "np.dtype[Any]") -> Reque
     return RequestError(
         code, message, input=spec.name, expected=f"{noun}, nested as {_shapes(spec)}"
     )
+
+
+def _depth(value: Any) -> int:
+    depth = 0
+    while isinstance(value, list) and value:
+        value = value[0]
+        depth += 1
+    return depth
 
 
 def _first_wrong(

@@ -23,17 +23,15 @@ def loads(text: bytes) -> Any:
     """Read JSON in UTF-8.
 
     Raises:
-        ValueError: the text is not JSON, or is nested too deeply.
+        ValueError: the text is not JSON.
+        RecursionError: it is nested too deeply.
     """
     if orjson is not None:
         with suppress(ValueError):
             return orjson.loads(text)
     # The standard library decides what is JSON and words the error, so that both installations
     # behave alike.
-    try:
-        return json.loads(text.decode("utf-8"), parse_constant=_refuse)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    return json.loads(text.decode("utf-8"), parse_constant=_refuse)
 
 
 def dumps(value: Any) -> bytes:
