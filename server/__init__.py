@@ -1,0 +1,1 @@
+"""Starts TorchServe, waits until every model is ready, and stops it with nothing left behind."""

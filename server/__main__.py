@@ -1,0 +1,122 @@
+"""`python -m server`: serve a model store; `python -m server health`: ask whether it is ready."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from server.config import DEFAULT_CONFIG
+from server.errors import ServerError
+from server.health import report
+from server.supervise import Options, serve
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line.
+
+    Returns:
+        The exit code: 0 after a requested stop or for a healthy server, 1 when a model cannot
+        be loaded, TorchServe ended by itself or the server is not ready, 2 when the options,
+        the store or the machine have to be changed first.
+    """
+    if arguments[:1] == ["health"]:
+        return _health(arguments[1:])
+    return _serve(arguments)
+
+
+def _serve(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m server",
+        description="Serve the archives of a model store with TorchServe, in the foreground. "
+        "`python -m server health` tells whether a server is ready.",
+    )
+    _add_common(parser)
+    parser.add_argument(
+        "--port",
+        type=int,
+        metavar="N",
+        help="inference port; management, metrics and gRPC take the four after it. 0 takes free "
+        "ones (default: those of the configuration, 8080)",
+    )
+    parser.add_argument(
+        "--bind",
+        metavar="ADDRESS",
+        help="address of the inference API; the others stay on this machine (default: that of "
+        "the configuration, 127.0.0.1)",
+    )
+    parser.add_argument(
+        "--startup-timeout",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="give up when not every model is ready by then (default: %(default)g)",
+    )
+    given = parser.parse_args(arguments)
+    try:
+        serve(
+            Options(
+                config=given.config,
+                store=given.model_store,
+                models=given.models,
+                port=given.port,
+                bind=given.bind,
+                state=given.state,
+                startup_timeout=given.startup_timeout,
+            )
+        )
+    except ServerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _health(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m server health",
+        description="Exit with 0 only when every model is ready with all its workers.",
+    )
+    _add_common(parser)
+    parser.add_argument("--management", metavar="URL", help="base URL of the management API")
+    given = parser.parse_args(arguments)
+    problem = report(
+        config=given.config,
+        store=given.model_store,
+        state=given.state,
+        management=given.management,
+        models=given.models,
+    )
+    print(problem or "ready")
+    return 1 if problem else 0
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model-store",
+        type=Path,
+        metavar="DIR",
+        help="folder of the archives (default: that of the configuration, model_store)",
+    )
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        metavar="NAME",
+        help="models of the store (default: all)",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=DEFAULT_CONFIG,
+        metavar="FILE",
+        help="TorchServe's configuration (default: config.properties)",
+    )
+    parser.add_argument(
+        "--state",
+        type=Path,
+        metavar="FILE",
+        help="JSON file with the server's addresses and models; it exists while the server is "
+        "ready",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,121 @@
+"""Whether every model is ready, as the management API's describe says.
+
+TorchServe's own `/ping` says Healthy before a model has loaded and for minutes after its workers
+died, so nothing here asks it.
+"""
+
+import http.client
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+__all__ = ["ModelState", "NotListening", "Restarts", "judge", "model_state", "unready"]
+
+_TIMEOUT = 5.0
+_LONGEST_DESCRIPTION = 10_000_000
+
+
+class NotListening(Exception):
+    """The management API does not answer (yet)."""
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """What describe said of one model.
+
+    Attributes:
+        name: The model's name.
+        problem: Why it is not ready; None when it is.
+        registered: False when TorchServe does not know the model.
+        workers: The latest process id of each of its workers, by the worker's id.
+    """
+
+    name: str
+    problem: str | None
+    registered: bool = True
+    workers: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def ready(self) -> bool:
+        """Whether all workers of the model have loaded it."""
+        return self.problem is None
+
+
+def model_state(management: str, name: str) -> ModelState:
+    """Ask the management API for one model.
+
+    Args:
+        management: Base URL of the management API.
+        name: The model's name.
+
+    Raises:
+        NotListening: Nobody answers there, or not with a description.
+    """
+    url = f"{management}/models/{quote(name, safe='')}/all"
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:  # noqa: S310
+            versions = json.loads(response.read(_LONGEST_DESCRIPTION))
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code == 404:
+                return ModelState(name, "not loaded by TorchServe", registered=False)
+            raise NotListening(f"{url} answers {error.code}") from None
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise NotListening(f"{management} does not answer ({error})") from None
+    return judge(name, versions)
+
+
+def judge(name: str, versions: Sequence[dict[str, Any]]) -> ModelState:
+    """Decide from the descriptions of a model's versions whether the model is ready.
+
+    A version is ready when every worker is READY and there are at least minWorkers of them.
+    """
+    problems = []
+    pids: dict[str, int] = {}
+    for version in versions:
+        workers = version["workers"]
+        pids.update({worker["id"]: worker["pid"] for worker in workers})
+        ready = sum(worker["status"] == "READY" for worker in workers)
+        expected = max(int(version["minWorkers"]), len(workers))
+        if ready < expected:
+            problems.append(f"{ready} of {expected} workers ready")
+    problem = "; ".join(problems) if versions else "no version loaded"
+    return ModelState(name, problem or None, workers=pids)
+
+
+def unready(management: str, names: Iterable[str]) -> list[ModelState]:
+    """The models that are not ready.
+
+    Raises:
+        NotListening: The management API does not answer.
+    """
+    states = [model_state(management, name) for name in names]
+    return [state for state in states if not state.ready]
+
+
+class Restarts:
+    """Counts how often the workers of models that load were started again.
+
+    TorchServe starts a worker that died anew, without end; each start has a new process id.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, str], set[int]] = {}
+
+    def note(self, state: ModelState) -> int:
+        """Take in a description.
+
+        Returns:
+            How often the worker of this model that died most often did.
+        """
+        deaths = 0
+        for worker, pid in state.workers.items():
+            seen = self._seen.setdefault((state.name, worker), set())
+            if pid > 0:  # -1 until the process has said its id
+                seen.add(pid)
+            deaths = max(deaths, len(seen) - 1)
+        return deaths

@@ -1,0 +1,214 @@
+"""The run of a server: start, wait until every model is ready, serve, stop."""
+
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from server import java, ports
+from server.archives import Archive, select
+from server.config import Addresses, Config
+from server.console import Console
+from server.curl import curl_line
+from server.errors import ServingError
+from server.process import ChildProcess
+from server.readiness import ModelState, NotListening, Restarts, model_state
+from server.signals import StopSignals
+from server.state import State, prepare
+
+__all__ = ["Options", "serve"]
+
+#: Seconds that TorchServe may take to end before it is killed.
+STOP_SECONDS = 30.0
+#: A model whose worker died this often while it loaded is given up.
+DEATHS_ALLOWED = 2
+_POLL_SECONDS = 0.25
+_REPORT_SECONDS = 10.0
+# A worker's socket is SCRATCH/.ts.sock.PORT; Linux allows 107 characters.
+_LONGEST_SCRATCH = 90
+# What Java prints past its log: said better here, said too early, or no news.
+_JAVA_NOISE = (
+    "Model server started.",
+    "nvidia-smi not available or failed",
+    "WARNING: sun.reflect.Reflection.getCallerClass is not supported",
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to serve, and where.
+
+    Attributes:
+        config: The configuration file.
+        store: The model store; None for the configuration's.
+        models: Names of the models to serve; None for all of the store.
+        port: See `ports.choose`.
+        bind: Address of the inference API; None for the configuration's.
+        state: The file to write when ready, if any.
+        startup_timeout: Seconds within which every model has to be ready.
+    """
+
+    config: Path
+    store: Path | None = None
+    models: Sequence[str] | None = None
+    port: int | None = None
+    bind: str | None = None
+    state: Path | None = None
+    startup_timeout: float = 300.0
+
+
+def serve(options: Options) -> None:
+    """Serve until asked to stop.
+
+    Raises:
+        UsageError: Something has to be changed before a start can work.
+        ServingError: A model cannot be loaded, or TorchServe ended by itself.
+    """
+    config = Config.read(options.config)
+    store = (options.store or config.model_store).resolve()
+    archives = select(store, options.models)
+    found_java, home = java.find_java(), java.torchserve_home()
+    if options.state is not None:
+        prepare(options.state)
+    addresses = ports.choose(config.addresses(), options.port, options.bind)
+    ports.check_free(addresses)
+
+    console = Console()
+    with StopSignals() as stop, _scratch() as scratch:
+        runtime_config = scratch / "config.properties"
+        runtime_config.write_text(config.merged(addresses.overrides()), encoding="utf-8")
+        child = ChildProcess(
+            java.command(
+                found_java,
+                home=home,
+                config=runtime_config,
+                store=store,
+                archives=[archive.path.name for archive in archives],
+                scratch=scratch,
+                vmargs=config.settings.get("vmargs", ""),
+            ),
+            environment=java.environment(scratch),
+            directory=config.path.parent,
+            on_line=lambda line: None if line.startswith(_JAVA_NOISE) else console.line(line),
+        )
+        try:
+            _wait_until_ready(
+                child,
+                stop=stop,
+                console=console,
+                addresses=addresses,
+                archives=archives,
+                timeout=options.startup_timeout,
+            )
+            if not stop.requested:
+                _announce(addresses, archives, options.state)
+            while not stop.wait(seconds=60):
+                _check_alive(child)
+        finally:
+            console.clear()
+            if options.state is not None:
+                options.state.unlink(missing_ok=True)
+            if stop.requested:
+                console.line("Stopping.")
+            child.stop(STOP_SECONDS)
+
+
+def _wait_until_ready(
+    child: ChildProcess,
+    *,
+    stop: StopSignals,
+    console: Console,
+    addresses: Addresses,
+    archives: Sequence[Archive],
+    timeout: float,
+) -> None:
+    started = time.monotonic()
+    names = sorted({archive.name for archive in archives})
+    loading = dict.fromkeys(names, "waiting for TorchServe")
+    restarts = Restarts()
+    reported: tuple[list[str], float] = ([], -_REPORT_SECONDS)
+    while loading and not stop.requested:
+        elapsed = time.monotonic() - started
+        if elapsed > timeout:
+            raise ServingError(
+                f"Not ready within {timeout:g} seconds: "
+                + ", ".join(f"{name} ({why})" for name, why in loading.items())
+                + ". Lines above may say why; --startup-timeout gives more time."
+            )
+        pending = list(loading)
+        if console.terminal or pending != reported[0] or elapsed - reported[1] >= _REPORT_SECONDS:
+            console.status(
+                f"Loading {', '.join(pending)}: "
+                f"{len(names) - len(pending)} of {len(names)} ready, {elapsed:.0f} s"
+            )
+            reported = (pending, elapsed)
+        stop.wait(_POLL_SECONDS)
+        _check_alive(child)
+        for name in pending:
+            try:
+                state = model_state(addresses.management_url, name)
+            except NotListening:
+                break
+            _give_up_if_hopeless(state, restarts.note(state), archives)
+            if state.problem is None:
+                del loading[name]
+            else:
+                loading[name] = state.problem
+    console.clear()
+
+
+def _give_up_if_hopeless(state: ModelState, deaths: int, archives: Sequence[Archive]) -> None:
+    files = ", ".join(archive.path.name for archive in archives if archive.name == state.name)
+    if not state.registered:
+        # TorchServe takes in all archives before it listens.
+        raise ServingError(
+            f"TorchServe could not take in model {state.name!r} ({files}); lines above say why."
+        )
+    if not state.ready and deaths >= DEATHS_ALLOWED:
+        raise ServingError(
+            f"Model {state.name!r} ({files}) cannot be loaded: its worker died {deaths} times "
+            "while loading it; lines above say why."
+        )
+
+
+def _check_alive(child: ChildProcess) -> None:
+    status = child.poll()
+    if status is not None:
+        how = f"exit code {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
+        raise ServingError(
+            f"TorchServe ended without having been asked to ({how}); lines above may say why."
+        )
+
+
+def _announce(addresses: Addresses, archives: Sequence[Archive], state: Path | None) -> None:
+    print(f"Ready: inference {addresses.inference_url}, management {addresses.management_url}, "
+          f"metrics {addresses.metrics_url}/metrics")  # fmt: skip
+    for archive in archives:
+        print(f"\n{archive.name} {archive.version}")
+        print(curl_line(addresses.inference_url, archive.name, archive.sample), flush=True)
+    if state is not None:
+        State(
+            pid=os.getpid(),
+            inference=addresses.inference_url,
+            management=addresses.management_url,
+            metrics=addresses.metrics_url,
+            models=sorted({archive.name for archive in archives}),
+        ).write(state)
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder for this run: TorchServe unpacks archives and makes sockets in it."""
+    folder = tempfile.mkdtemp(prefix="vitrine-")
+    if len(folder) > _LONGEST_SCRATCH:
+        os.rmdir(folder)
+        folder = tempfile.mkdtemp(prefix="vitrine-", dir="/tmp")
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
