@@ -2,8 +2,6 @@
 
 import gc
 import os
-import shutil
-import subprocess
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +10,7 @@ from pathlib import Path
 
 import docker
 import pytest
-from docker.errors import DockerException
+from docker.errors import BuildError, DockerException
 from docker.models.containers import Container
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,21 +91,20 @@ def image(engine: docker.DockerClient) -> str:
     name = os.environ.get("VITRINE_IMAGE")
     if name:
         return name
-    assert shutil.which("docker"), "building the image needs the docker command"
-    name = "vitrine:test"
-    command = ["docker", "build", "--tag", name]
-    if os.environ.get("TORCH_INDEX_URL"):
-        command += ["--build-arg", "TORCH_INDEX_URL"]
-    built = subprocess.run(
-        [*command, str(ROOT)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=BUILD_SECONDS,
-        check=False,
-    )
-    assert built.returncode == 0, built.stdout[-10_000:]
-    return name
+    arguments = {key: os.environ[key] for key in ("TORCH_INDEX_URL",) if key in os.environ}
+    try:
+        engine.images.build(
+            path=str(ROOT),
+            tag="vitrine:test",
+            buildargs=arguments,
+            rm=True,
+            forcerm=True,
+            timeout=BUILD_SECONDS,
+        )
+    except BuildError as error:
+        lines = [str(line.get("stream", "")) for line in error.build_log]
+        pytest.fail(f"{error}\n{''.join(lines)[-10_000:]}")
+    return "vitrine:test"
 
 
 Start = Callable[..., Running]
