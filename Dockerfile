@@ -15,7 +15,7 @@ ARG TORCH_INDEX_URL=
 ENV PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore VITRINE_VENV=/opt/venv
 WORKDIR /build
 COPY scripts/bootstrap scripts/
-COPY requirements/serve.txt requirements/
+COPY requirements/constraints.txt requirements/serve.txt requirements/
 RUN scripts/bootstrap serve
 
 # The example models, exported.
