@@ -1,0 +1,123 @@
+"""The activation record: what one request's layers looked like, as one line of JSON."""
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+VERSION: Final = 1
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """Statistics over the elements of one layer's output.
+
+    The numbers are those that NumPy gives (`mean`, population `std`, `min`, `max`), NaN and
+    infinities included; what is not finite is None, JSON's null. Complex outputs are measured
+    by their magnitude. An empty output has None for all but the counts.
+
+    Attributes:
+        elements: how many elements there are.
+        mean: their mean.
+        std: their population standard deviation; 0 for a single element.
+        min: the least.
+        max: the greatest.
+        zero_fraction: which part of them is exactly zero, 0 to 1.
+        non_finite: how many of them are NaN or infinite.
+    """
+
+    elements: int
+    mean: float | None
+    std: float | None
+    min: float | None
+    max: float | None
+    zero_fraction: float | None
+    non_finite: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields in their order."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """One layer in one request.
+
+    Attributes:
+        total: over all rows of the request.
+        rows: each row by itself; empty for a request of one row, and for a layer whose output
+            has no row axis.
+    """
+
+    total: LayerStatistics
+    rows: tuple[LayerStatistics, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the total's fields, and "rows" where there are several."""
+        fields = self.total.to_json()
+        if self.rows:
+            fields["rows"] = [row.to_json() for row in self.rows]
+        return fields
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What one request's layers looked like.
+
+    Attributes:
+        layers: by qualified name (`block.relu`, as `named_modules()` has it), in execution
+            order. A layer that ran more than once has `@1`, `@2`, ... behind its name from the
+            second time on; a part of a tuple or dict output has `:part` behind that.
+        non_finite: the first layer in execution order that made NaN or an infinity from finite
+            inputs; None when no layer did.
+        dead: layers all of whose elements were zero.
+    """
+
+    layers: dict[str, LayerRecord]
+    non_finite: str | None = None
+    dead: tuple[str, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return `{"layers": ..., "flags": {"non_finite": ..., "dead": [...]}}`."""
+        return {
+            "layers": {name: layer.to_json() for name, layer in self.layers.items()},
+            "flags": {"non_finite": self.non_finite, "dead": list(self.dead)},
+        }
+
+
+@dataclass(frozen=True)
+class ActivationRecord:
+    """One line of the activation log. It never holds a request's raw input.
+
+    Attributes:
+        time: RFC 3339 in UTC with milliseconds, e.g. "2026-01-31T12:00:00.123Z".
+        model: the model's name.
+        model_version: its version.
+        request_id: the server's id of the request.
+        traceparent: the client's W3C trace context, or None.
+        correlation_id: the client's X-Correlation-Id, or None.
+        reason: why it was written: "asked", "sampled", "non_finite" or "error".
+        rows: how many rows the request had.
+        activations: the statistics; None for a request that ended in an error.
+        error: the error's code, or None.
+    """
+
+    time: str
+    model: str
+    model_version: str
+    request_id: str
+    traceparent: str | None
+    correlation_id: str | None
+    reason: str
+    rows: int
+    activations: Activations | None
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON values."""
+        fields: dict[str, Any] = {
+            "format": "vitrine.activation",
+            "version": VERSION,
+            **{name: value for name, value in vars(self).items() if name != "activations"},
+        }
+        if self.activations is not None:
+            fields |= self.activations.to_json()
+        return fields
