@@ -90,9 +90,11 @@ def _plain(value: Any) -> Any:
 
 def _write_warm_up(path: Path, signature: Signature, example: Example) -> None:
     arrays = {}
-    for spec, tensor in zip(signature.inputs, example, strict=True):
+    for number, tensor in enumerate(example):
         first = tensor[:1] if signature.row_axis else tensor
-        arrays[spec.name] = (first.float() if first.dtype == torch.bfloat16 else first).numpy()
+        wide = first.float() if first.dtype == torch.bfloat16 else first
+        # By number: NumPy takes names as keyword arguments, and has some of its own.
+        arrays[f"input_{number}"] = wide.numpy()
     np.savez(path, **arrays)  # type: ignore[arg-type]
 
 

@@ -37,6 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ExportError as error:
         print(f"python -m export: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("python -m export: interrupted", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,6 +51,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("files", nargs="*", type=Path, metavar="MODEL_FILE")
     parser.add_argument("--trace", action="store_true", help="record one path instead of scripting")
+    parser.add_argument(
+        "--layers",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="observe the layers of this name (block*.relu) or class (type:Conv*); again for more "
+        "(default: activation functions, and what feeds an output)",
+    )
     parser.add_argument("--model-store", type=Path, default=Path("model_store"), metavar="DIR")
     parser.add_argument("--update", action="store_true", help="skip archives that are up to date")
     parser.add_argument("--name", help="serve the model under this name")
@@ -73,6 +84,8 @@ def _inspect(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     from export.inspection import inspect_archive
 
+    if not options.archive.is_file():
+        raise ExportError("there is no such file", where=str(options.archive))
     with tempfile.TemporaryDirectory(prefix="vitrine-") as folder:
         print(inspect_archive(options.archive, Path(folder), options.full), end="")
     return 0
@@ -88,7 +101,23 @@ def _export(options: argparse.Namespace) -> int:
         raise ExportError("--name fits one model file, not several")
     if options.module and not (options.example and options.name):
         raise ExportError("--module needs --example and --name as well")
-    options.model_store.mkdir(parents=True, exist_ok=True)
+    if options.files and (options.weights or options.example or options.model_version != "1.0"):
+        raise ExportError(
+            "--weights, --example and --model-version go with --module",
+            hint="a model file loads its own weights and has VERSION",
+        )
+    names = [file.stem for file in options.files]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise ExportError(f"two model files are called {twice!r}; export them apart, with --name")
+    try:
+        options.model_store.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(
+            f"it cannot be made: {error.strerror}",
+            where=str(options.model_store),
+            hint="--model-store names a folder",
+        ) from None
     failures = 0
     for file in options.files or [None]:
         try:
@@ -96,6 +125,15 @@ def _export(options: argparse.Namespace) -> int:
         except ExportError as error:
             failures += 1
             print(f"refused {error}", file=sys.stderr)
+        except Exception as error:
+            # One model's surprise must not keep the others from being exported.
+            failures += 1
+            first = str(error).strip().partition("\n")[0]
+            print(
+                f"refused {file or options.module}: {type(error).__name__}: {first}\n"
+                "  → Vitrine did not expect this; please report it with the model file",
+                file=sys.stderr,
+            )
     return 1 if failures else 0
 
 
@@ -129,10 +167,14 @@ def _export_one(file: Path | None, options: argparse.Namespace) -> None:
 
     record.unlink(missing_ok=True)
     exported = export_model(
-        definition, options.model_store, "trace" if options.trace else "script", progress
+        definition,
+        options.model_store,
+        "trace" if options.trace else "script",
+        layers=options.layers,
+        progress=progress,
     )
     sources = files.paths()
-    write_sources(record, sources, arguments)
+    write_sources(record, sources, outputs, arguments)
     batching = exported.certificate.batching
     verdict = "may share a batch" if batching.independent else "are served one at a time"
     progress(f"wrote {exported.archive}; requests {verdict}")
@@ -144,8 +186,10 @@ def _arguments(file: Path | None, options: argparse.Namespace) -> dict[str, Any]
     return {
         "file": str(file.resolve()) if file is not None else None,
         "trace": options.trace,
+        "layers": options.layers,
         "name": options.name,
         "module": options.module,
+        "folder": str(Path.cwd()) if options.module else None,
         "weights": str(options.weights) if options.weights else None,
         "example": [str(path) for path in options.example],
         "model_version": options.model_version,

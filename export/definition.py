@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import inspect
+import math
 import re
 import sys
 import traceback
@@ -21,7 +22,7 @@ from export.errors import ExportError
 __all__ = ["Definition", "InputOptions", "from_factory", "from_model_file"]
 
 # TorchServe takes these in a URL; and a name becomes a file's name.
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_NAME: Final = re.compile(r"(?=.{1,100}$)[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
 _VERSION: Final = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
@@ -77,6 +78,8 @@ def from_model_file(path: Path, name: str | None = None) -> Definition:
     """
     if not path.is_file():
         raise ExportError("there is no such file", where=str(path), hint="name a model file")
+    if path.suffix != ".py":
+        raise ExportError("it is not a .py file", where=str(path), hint="name a model file")
     loaded = _import_file(path)
     build = _function(loaded, path, "build", "returns the nn.Module with its weights")
     examples = _function(loaded, path, "examples", "returns a list of example inputs")
@@ -110,15 +113,10 @@ def from_factory(
         ExportError: one of them cannot be read or does not fit the others.
     """
     module_name, _, attribute = factory.partition(":")
-    if not attribute:
+    if not attribute or not module_name:
         raise ExportError(f"--module is {factory!r}", hint="write it as package.module:factory")
     sys.path.insert(0, str(Path.cwd()))
-    try:
-        imported = importlib.import_module(module_name)
-    except Exception as error:
-        raise _from_user(error, Path(factory)) from error
-    finally:
-        sys.path.pop(0)
+    imported = _call(lambda: importlib.import_module(module_name), Path(factory))
     source = Path(imported.__file__ or module_name)
     build = _function(imported, source, attribute, "returns the nn.Module")
     module = _module(_call(build, source), source)
@@ -162,6 +160,7 @@ def _definition(
         )
     tuples = _examples(examples, where)
     options = _inputs(inputs, module, len(tuples[0]), where)
+    _check_bounds(tuples, options, where)
     names = _strings(outputs, "OUTPUTS", where)
     if not isinstance(labels, dict):
         raise ExportError("LABELS is not a dict", where=where, hint="{output name: [label, ...]}")
@@ -181,18 +180,14 @@ def _definition(
 def _import_file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"vitrine_model_{path.stem}", path)
     assert spec is not None
-    assert spec.loader is not None
+    loader = spec.loader
+    assert loader is not None
     loaded = importlib.util.module_from_spec(spec)
     # TorchScript looks the source of a class up through its module.
     sys.modules[spec.name] = loaded
-    folder = str(path.resolve().parent)
-    sys.path.insert(0, folder)
-    try:
-        spec.loader.exec_module(loaded)
-    except Exception as error:
-        raise _from_user(error, path) from error
-    finally:
-        sys.path.remove(folder)
+    # For good: build() and examples() may import what lies beside the file only when they run.
+    sys.path.insert(0, str(path.resolve().parent))
+    _call(lambda: loader.exec_module(loaded), path)
     return loaded
 
 
@@ -210,11 +205,11 @@ def _function(module: ModuleType, path: Path, name: str, does: str) -> Callable[
 def _call(function: Callable[[], Any], path: Path) -> Any:
     try:
         return function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _from_user(error, path) from error
 
 
-def _from_user(error: Exception, path: Path) -> ExportError:
+def _from_user(error: BaseException, path: Path) -> ExportError:
     """Point at the line of the user's file that an exception came from."""
     where = str(path)
     for frame in traceback.extract_tb(error.__traceback__):
@@ -244,15 +239,32 @@ def _examples(value: Any, where: str) -> tuple[tuple[Tensor, ...], ...]:
         parts = (example,) if isinstance(example, Tensor) else example
         if not isinstance(parts, tuple) or not all(isinstance(part, Tensor) for part in parts):
             raise ExportError(f"examples() holds {_kind(example)}", where=where, hint=hint)
-        if any(part.numel() == 0 for part in parts):
-            raise ExportError(
-                "examples() holds an empty tensor", where=where, hint="give at least one row"
-            )
+        for part in parts:
+            _check_example(part, where)
         examples.append(tuple(part.detach() for part in parts))
-    widths = {len(example) for example in examples}
-    if len(widths) != 1 or 0 in widths:
-        raise ExportError("the examples differ in how many tensors they hold", where=where)
+    kinds = {tuple((part.dtype, part.ndim) for part in example) for example in examples}
+    if len(kinds) != 1 or () in kinds:
+        raise ExportError(
+            "the examples differ in how many tensors they hold, or in dtype or number of axes",
+            where=where,
+            hint="sizes along an axis may differ, nothing else",
+        )
     return tuple(examples)
+
+
+def _check_example(tensor: Tensor, where: str) -> None:
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        raise ExportError("an example is sparse or quantized", where=where, hint="make it dense")
+    if tensor.numel() == 0:
+        raise ExportError(
+            "an example is an empty tensor", where=where, hint="give at least one row"
+        )
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        raise ExportError(
+            "an example holds NaN or infinity",
+            where=where,
+            hint="requests are JSON, which has neither; give finite values",
+        )
 
 
 def _kind(value: Any) -> str:
@@ -262,9 +274,26 @@ def _kind(value: Any) -> str:
 
 
 def _inputs(value: Any, module: nn.Module, count: int, where: str) -> tuple[InputOptions, ...]:
+    parameters = list(inspect.signature(module.forward).parameters)
+    strange = [name for name in parameters if not name.isascii()]
+    if strange:
+        raise ExportError(
+            f"forward's parameter {strange[0]!r} is not ASCII, which TorchScript cannot save",
+            where=where,
+            hint="rename it; the name that clients use, in INPUTS, may be anything",
+        )
     if value is None:
-        parameters = list(inspect.signature(module.forward).parameters)
         value = parameters[:count]
+        if len(value) != count:
+            raise ExportError(
+                f"forward takes {', '.join(parameters) or 'nothing'}, "
+                f"but an example holds {count} tensors",
+                where=where,
+                hint="give one tensor for each parameter, and name them in INPUTS",
+            )
+    options: tuple[InputOptions, ...]
+    if isinstance(value, dict) and not all(isinstance(name, str) for name in value):
+        raise ExportError("INPUTS has a name that is not a string", where=where)
     if isinstance(value, (list, tuple)):
         options = tuple(InputOptions(name) for name in _strings(value, "INPUTS", where))
     elif isinstance(value, dict):
@@ -290,13 +319,21 @@ def _input(name: str, fields: Any, where: str) -> InputOptions:
             where=where,
             hint=f"a dict with any of {', '.join(sorted(known))}",
         )
-    shape = fields.get("shape")
-    return InputOptions(
-        name,
-        tuple(shape) if shape is not None else None,
-        fields.get("minimum"),
-        fields.get("maximum"),
-    )
+    shape, low, high = (fields.get(key) for key in ("shape", "minimum", "maximum"))
+    if shape is not None and not (
+        isinstance(shape, (list, tuple)) and all(isinstance(size, int) for size in shape)
+    ):
+        raise ExportError(
+            f"INPUTS[{name!r}] has the shape {shape!r}", where=where, hint='e.g. "shape": [-1, 8]'
+        )
+    numbers = [bound for bound in (low, high) if bound is not None]
+    if not all(isinstance(bound, (int, float)) for bound in numbers) or sorted(numbers) != numbers:
+        raise ExportError(
+            f"INPUTS[{name!r}] has the bounds {low!r} and {high!r}",
+            where=where,
+            hint="two numbers, the least first",
+        )
+    return InputOptions(name, tuple(shape) if shape is not None else None, low, high)
 
 
 def _strings(value: Any, what: str, where: str) -> tuple[str, ...]:
@@ -307,15 +344,30 @@ def _strings(value: Any, what: str, where: str) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _check_bounds(
+    examples: tuple[tuple[Tensor, ...], ...], options: tuple[InputOptions, ...], where: str
+) -> None:
+    for example in examples:
+        for tensor, option in zip(example, options, strict=True):
+            low = -math.inf if option.minimum is None else option.minimum
+            high = math.inf if option.maximum is None else option.maximum
+            if tensor.min().item() < low or tensor.max().item() > high:
+                raise ExportError(
+                    f"an example of {option.name!r} lies outside [{low:g}, {high:g}]",
+                    where=where,
+                    hint="an example must be an input that a client may send",
+                )
+
+
 def _load_weights(module: nn.Module, path: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
         module.load_state_dict(load(path.read_bytes()))
-    except FileNotFoundError:
+    except OSError as error:
         raise ExportError(
-            "there is no such file", where=str(path), hint="check --weights"
+            f"it cannot be read: {error.strerror}", where=str(path), hint="check --weights"
         ) from None
     except SafetensorError as error:
         raise ExportError(
@@ -332,8 +384,8 @@ def _load_weights(module: nn.Module, path: Path) -> None:
 def _load_array(path: Path) -> Tensor:
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ExportError(
             f"cannot be read: {error}", where=str(path), hint="numpy.save(path, array) writes one"
         ) from None
-    return torch.from_numpy(array)

@@ -23,12 +23,14 @@ class Reference:
 
     Attributes:
         cases: the inputs it took.
+        paths: where the flat outputs are in what the module returns; the same for every case.
         answers: per case, its flat outputs.
         skipped: how many made inputs the module raised on.
         lines_never_run: "file:line" of the module's own code that no case reached.
     """
 
     cases: list[Example]
+    paths: list[str]
     answers: list[list[Tensor]]
     skipped: int
     lines_never_run: list[str]
@@ -48,6 +50,8 @@ def reference(definition: Definition, cases: Iterable[Example]) -> Reference:
             differently the second time, or returns what cannot be served.
     """
     watch = _LineWatch(definition.module)
+    before = _state(definition.module)
+    paths: list[str] = []
     kept: list[Example] = []
     answers: list[list[Tensor]] = []
     skipped = 0
@@ -71,15 +75,64 @@ def reference(definition: Definition, cases: Iterable[Example]) -> Reference:
                     ) from error
                 skipped += 1
                 continue
+            paths = paths or [path for path, _ in flat]
             kept.append(case)
-            answers.append([tensor for _, tensor in flat])
+            answers.append(_in_order(flat, paths, definition))
+    _check_stateless(definition, before)
     _check_deterministic(definition, answers[0])
-    return Reference(kept, answers, skipped, watch.never_run())
+    return Reference(kept, paths, answers, skipped, watch.never_run())
+
+
+def _in_order(
+    flat: list[tuple[str, Tensor]], paths: list[str], definition: Definition
+) -> list[Tensor]:
+    by_path = dict(flat)
+    if by_path.keys() != set(paths) or not paths:
+        raise ExportError(
+            f"the module returns {', '.join(by_path) or 'nothing'} for one input and "
+            f"{', '.join(paths) or 'nothing'} for another",
+            where=str(definition.source),
+            hint="return the same outputs, at least one, whatever the input",
+        )
+    return [by_path[path] for path in paths]
+
+
+def _state(module: nn.Module) -> dict[str, Any]:
+    """Return what a module could keep between two calls: its tensors and plain attributes."""
+    found: dict[str, Any] = {
+        name: tensor.detach().clone() for name, tensor in module.state_dict().items()
+    }
+    for name, part in module.named_modules():
+        for key, value in vars(part).items():
+            if isinstance(value, Tensor):
+                found[f"{name}.{key}".strip(".")] = value.detach().clone()
+            elif value is None or isinstance(value, (bool, int, float, str)):
+                found[f"{name}.{key}".strip(".")] = value
+    return found
+
+
+def _check_stateless(definition: Definition, before: dict[str, Any]) -> None:
+    for name, new in _state(definition.module).items():
+        old = before.get(name)
+        if isinstance(old, Tensor) and isinstance(new, Tensor):
+            same = old.shape == new.shape and torch.equal(
+                torch.nan_to_num(old), torch.nan_to_num(new)
+            )
+        else:
+            same = type(old) is type(new) and old == new
+        if not same:
+            raise ExportError(
+                f"the module changes {name!r} when it runs, so that one request's answer could "
+                "depend on the ones before",
+                where=str(definition.source),
+                hint="keep no state between calls, or leave that part outside the exported module",
+            )
 
 
 def _check_deterministic(definition: Definition, first: list[Tensor]) -> None:
     again = answer(definition.module, definition.examples[0])
-    difference = compare(first, [tensor for _, tensor in again], [name for name, _ in again])
+    names = [name or "output" for name, _ in again]
+    difference = compare(first, [tensor for _, tensor in again], names)
     if not difference.equal:
         raise ExportError(
             f"the module answers the same input differently the second time: {difference.detail}",

@@ -24,9 +24,9 @@ _WEIGHTS: Final = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 class FilesRead:
     """Records the project files that Python reads while a context lasts.
 
-    Modules that are imported and files opened with Python's own `open` count. Compiled
-    extensions open files unseen, safetensors among them, so every file of weights below the
-    model file's folder counts as well. Installed packages are left out.
+    Modules that are imported and files opened with Python's own `open` or by safetensors count.
+    Other compiled extensions open files unseen, so every file of weights below the model file's
+    folder counts as well. Installed packages are left out.
 
     Args:
         model_file: the model file that is about to be loaded, or None.
@@ -42,11 +42,26 @@ class FilesRead:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Watch until the context ends."""
+        import safetensors
+        import safetensors.torch
+
+        # Its files are opened by compiled code, which no audit hook sees.
+        original = safetensors.safe_open
+
+        def safe_open(filename: Any, *arguments: Any, **options: Any) -> Any:
+            self._paths.add(str(filename))
+            return original(filename, *arguments, **options)
+
+        places: list[Any] = [safetensors, safetensors.torch]
+        for place in places:
+            place.safe_open = safe_open
         self._watching = True
         try:
             yield
         finally:
             self._watching = False
+            for place in places:
+                place.safe_open = original
 
     def paths(self) -> list[Path]:
         """Return what was read, sorted, without what is installed or gone."""
@@ -77,16 +92,24 @@ def _is_project_file(name: str) -> bool:
     return not resolved.startswith(outside) and "__pycache__" not in resolved
 
 
-def write_sources(path: Path, sources: Iterable[Path], arguments: dict[str, Any]) -> None:
+def write_sources(
+    path: Path, sources: Iterable[Path], outputs: Iterable[Path], arguments: dict[str, Any]
+) -> None:
     """Write down what an archive was made from.
 
     Args:
         path: the record's own file.
         sources: the files read; the code of export and of what travels is added.
+        outputs: what was made.
         arguments: everything else the result depends on, as JSON values.
     """
     digests = {str(source): _digest(source) for source in [*sources, *_own_code()]}
-    record = {"arguments": arguments, "packages": _packages(), "files": digests}
+    record = {
+        "arguments": arguments,
+        "packages": _packages(),
+        "files": digests,
+        "outputs": {output.name: _digest(output) for output in outputs},
+    }
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
@@ -99,7 +122,8 @@ def is_fresh(path: Path, outputs: Iterable[Path], arguments: dict[str, Any]) -> 
     if record.get("arguments") != arguments or record.get("packages") != _packages():
         return False
     files = record.get("files", {})
-    if not all(output.is_file() for output in outputs):
+    made = record.get("outputs", {})
+    if any(_digest(output) != made.get(output.name) for output in outputs):
         return False
     if not {str(source) for source in _own_code()} <= set(files):
         return False

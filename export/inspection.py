@@ -13,6 +13,7 @@ from export.errors import ExportError
 from export.report import render
 from formats.certificate import Certificate
 from formats.document import FormatError
+from formats.layers import Layers
 from formats.signature import Signature
 
 __all__ = ["inspect_archive"]
@@ -36,6 +37,7 @@ def inspect_archive(archive: Path, folder: Path, full: bool) -> str:
             entries = content.infolist()
             content.extractall(folder)
         signature, certificate = Signature.read(folder), Certificate.read(folder)
+        layers = Layers.read(folder) if (folder / "layers.json").exists() else None
     except FileNotFoundError:
         raise ExportError("there is no such file", where=str(archive)) from None
     except (zipfile.BadZipFile, FormatError) as error:
@@ -48,7 +50,7 @@ def inspect_archive(archive: Path, folder: Path, full: bool) -> str:
     if len(shown) < len(graph):
         shown.append(f"  ... {len(graph) - len(shown)} more lines: --full prints them")
     sections = [
-        render(signature, certificate),
+        render(signature, certificate, layers),
         "## Files\n\n"
         + "\n".join(f"{entry.file_size:>10,} B  {entry.filename}" for entry in entries),
         "## Layers\n\n" + "\n".join(_layers(module)),

@@ -75,7 +75,9 @@ def _compare_all(
         if isinstance(actual, str):
             detail = f"it raised: {actual}"
         else:
-            difference = compare(expected, actual, names)
+            by_path = dict(actual)
+            ordered = [by_path[path] for path in reference.paths if path in by_path]
+            difference = compare(expected, ordered, names)
             largest = max(largest, difference.largest)
             detail = difference.detail
         if detail:

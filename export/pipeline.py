@@ -2,7 +2,7 @@
 
 import platform
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,12 +14,16 @@ from export.archive import MODULE_FILE, write_archive, write_sample
 from export.definition import Definition
 from export.eager import Reference, reference
 from export.errors import ExportError
+from export.hooks import unshare
 from export.inputs import variants
+from export.observed import check as check_observed
+from export.observed import compile_hooks
 from export.report import render
 from export.signature import infer
 from export.tensors import TOLERANCE
 from export.torchscript import Method, compile_module, freeze, save
-from formats.certificate import Certificate
+from formats.certificate import Certificate, Check
+from formats.layers import Layers
 from formats.signature import Signature
 
 __all__ = ["Exported", "export_model", "outputs_of"]
@@ -51,6 +55,7 @@ def export_model(
     definition: Definition,
     store: Path,
     method: Method = "script",
+    layers: Sequence[str] = (),
     progress: Callable[[str], Any] = lambda stage: None,
 ) -> Exported:
     """Compile, verify and archive a model.
@@ -59,28 +64,40 @@ def export_model(
         definition: the model.
         store: an existing folder for the archive, the report and the sample request.
         method: "script" or "trace".
+        layers: which layers to observe; see `export.layers.choose`.
         progress: called with the name of each stage as it begins.
 
     Raises:
         ExportError: some stage refused; nothing was written to the store.
     """
     progress("eager answers")
+    unshare(definition.module)
     observed = reference(definition, variants(definition))
-    signature = infer(definition)
+    signature = infer(definition, observed)
     names = tuple(spec.name for spec in signature.outputs)
     with tempfile.TemporaryDirectory(prefix="vitrine-") as folder:
         module_path = Path(folder) / MODULE_FILE
         progress(method)
-        save(compile_module(definition, method), module_path, definition)
-        progress("parity in a fresh process")
-        try:
-            checks = parity.check(module_path, observed, names, method)
-        except ExportError as error:
-            error.where = error.where or str(definition.source)
-            raise
+        compiled = compile_module(definition, method)
+        save(compiled, module_path, definition)
         progress("row independence")
         frozen = freeze(torch.jit.load(str(module_path)))
         batching = rows.measure(frozen, signature, observed.cases)
+        found: Layers | None = None
+        if method == "script":
+            progress("forward hooks")
+            observable = compile_hooks(
+                definition,
+                compiled,
+                signature,
+                observed.cases,
+                patterns=layers,
+                independent=batching.independent,
+            )
+            found = observable.layers
+            save(observable.module, module_path, definition)
+        progress("parity in a fresh process")
+        checks = _verify(module_path, definition, observed, names=names, method=method, found=found)
         certificate = Certificate(
             method=method,
             versions={
@@ -95,19 +112,45 @@ def export_model(
             },
             checks=checks,
             batching=batching,
-            notes=_notes(definition, observed),
+            notes=_notes(definition, observed, found),
         )
         progress("archive")
         archive, report, sample = outputs_of(definition.name, store)
         example = definition.examples[0]
+        if found is not None:
+            found.write(Path(folder))
         write_archive(archive, Path(folder), signature, certificate, example)
-        report.write_text(render(signature, certificate), encoding="utf-8")
+        report.write_text(render(signature, certificate, found), encoding="utf-8")
         write_sample(sample, signature, example)
     return Exported(archive, signature, certificate)
 
 
-def _notes(definition: Definition, observed: Reference) -> tuple[str, ...]:
+def _verify(
+    module_path: Path,
+    definition: Definition,
+    observed: Reference,
+    *,
+    names: tuple[str, ...],
+    method: Method,
+    found: Layers | None,
+) -> tuple[Check, ...]:
+    try:
+        checks = parity.check(module_path, observed, names, method)
+    except ExportError as error:
+        error.where = error.where or str(definition.source)
+        raise
+    if found is None or not found.hooked:
+        return checks
+    loaded = torch.jit.load(str(module_path))
+    return (*checks, check_observed(loaded, found, definition, observed))
+
+
+def _notes(definition: Definition, observed: Reference, found: Layers | None) -> tuple[str, ...]:
     notes = []
+    if found is None:
+        notes.append("a traced model has no compiled hooks: its activations cannot be observed")
+    else:
+        notes += [f"layer {name} is not observed: {why}" for name, why in found.left_out.items()]
     if observed.lines_never_run:
         shown = ", ".join(
             place.replace(str(definition.source.resolve()), definition.source.name)

@@ -2,7 +2,7 @@
 
 `python -I reload.py ROOT MODULE INPUTS OUTPUTS`. ROOT is where `formats` is; nothing else is
 imported from there. OUTPUTS gets, for the module as loaded and frozen, per case either the
-flat list of tensors or the text of the error.
+flat list of (path, tensor) or the text of the error.
 """
 
 import sys
@@ -17,7 +17,7 @@ def _run(module: Any, case: tuple[Any, ...]) -> Any:
     try:
         with torch.no_grad():
             result = module(*(tensor.clone() for tensor in case))
-        return [torch.as_tensor(leaf) for _, leaf in flatten(result)]
+        return [(path, torch.as_tensor(leaf)) for path, leaf in flatten(result)]
     except Exception as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         return lines[-1] if lines else type(error).__name__

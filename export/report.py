@@ -1,12 +1,13 @@
 """The export report: signature and certificate as people read them."""
 
 from formats.certificate import Certificate
+from formats.layers import Layers
 from formats.signature import Signature, TensorSpec
 
 __all__ = ["render"]
 
 
-def render(signature: Signature, certificate: Certificate) -> str:
+def render(signature: Signature, certificate: Certificate, layers: Layers | None = None) -> str:
     """Return the report as Markdown."""
     lines = [f"# {signature.model} {signature.model_version}", ""]
     if signature.description:
@@ -25,6 +26,10 @@ def render(signature: Signature, certificate: Certificate) -> str:
     batching = certificate.batching
     verdict = "may share a batch" if batching.independent else "are served one at a time"
     lines += [f"- requests {verdict}: {batching.reason}", ""]
+    if layers is not None:
+        chosen = [f"`{layer.name}` ({layer.type})" for layer in layers.hooked if layer.chosen]
+        lines += ["## Observed layers", "", f"- {', '.join(chosen) or 'none'}", ""]
+        lines += ["- what is called as a function (`F.relu`, `torch.relu`) is no layer", ""]
     if certificate.notes:
         lines += ["## Notes", "", *(f"- {note}" for note in certificate.notes), ""]
     versions = ", ".join(f"{name} {version}" for name, version in certificate.versions.items())

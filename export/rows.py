@@ -1,6 +1,7 @@
 """Row independence, measured: may the rows of different requests share a batch?"""
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
@@ -16,9 +17,11 @@ from formats.signature import Signature
 __all__ = ["measure"]
 
 MAX_ROWS: Final = 64
+_LEAST: Final = 16  # the most requests that TorchServe is told to put into a batch
 _POOL: Final = 24
 _BESIDE_HOSTILE: Final = 8
-_SIZES: Final = (2, 3, 5, 8, 16, 33, MAX_ROWS)
+_FEW: Final = 9
+_SECONDS: Final = 30.0
 _HOSTILE: Final = (0.0, 1e30, -1e30, float("nan"), float("inf"))
 
 
@@ -38,15 +41,21 @@ def measure(module: Any, signature: Signature, cases: Sequence[Example]) -> Batc
     pool = _pool(cases)
     alone = [(row, own) for row in pool if (own := _alone(module, row)) is not None]
     names = [spec.name for spec in signature.outputs]
-    for company, label in _companies([row for row, _ in alone]):
+    rows = [row for row, _ in alone]
+    started = time.monotonic()
+    largest = 1
+    for company, label in _companies(rows):
         moved = _moved(module, company, alone, names)
         if moved:
-            return Batching(False, 1, f"beside {label}, {moved}")
+            return Batching(False, 1, f"{label}, {moved}")
+        largest = max(largest, len(company))
+        if time.monotonic() - started > _SECONDS and largest >= _LEAST:
+            break
     hostile = any(tensor.is_floating_point() for tensor in cases[0])
     return Batching(
         True,
-        MAX_ROWS,
-        f"{len(alone)} rows answered the same alone and among up to {MAX_ROWS} rows"
+        largest,
+        f"{len(alone)} rows answered the same alone and among 2, 3, ... {largest} rows"
         + (", and beside rows of zeros, huge values, NaN and infinities" if hostile else ""),
     )
 
@@ -75,18 +84,31 @@ Company = list[tuple[int | None, Example]]
 
 
 def _companies(rows: Sequence[Example]) -> Iterator[tuple[Company, str]]:
-    """Yield batches: each member with its position in `rows`, or None for a hostile one."""
+    """Yield batches: a few other rows, hostile rows, then every number of rows up to the largest.
+
+    A model may care about one number of rows only. Each row comes with its position in `rows`,
+    a hostile one with None.
+    """
     generator = torch.Generator().manual_seed(0)
-    for size in _SIZES:
-        order = torch.randperm(len(rows), generator=generator).tolist()
-        members = [order[position % len(rows)] for position in range(size)]
-        yield [(member, rows[member]) for member in members], f"{size - 1} other rows"
+
+    def crowds(sizes: range) -> Iterator[tuple[Company, str]]:
+        for size in sizes:
+            order = torch.randperm(len(rows), generator=generator).tolist()
+            members = [order[position % len(rows)] for position in range(size)]
+            yield [(member, rows[member]) for member in members], f"among {size} rows"
+
+    yield from crowds(range(2, _FEW))
+    yield from _beside_hostile(rows)
+    yield from crowds(range(_FEW, MAX_ROWS + 1))
+
+
+def _beside_hostile(rows: Sequence[Example]) -> Iterator[tuple[Company, str]]:
     floats = any(tensor.is_floating_point() for tensor in rows[0])
     for value in _HOSTILE if floats else ():
         hostile = tuple(_filled(tensor, value) for tensor in rows[0])
         for member, row in enumerate(rows[:_BESIDE_HOSTILE]):
-            yield [(member, row), (None, hostile)], f"a row of {value:g}"
-            yield [(None, hostile), (member, row), (None, hostile)], f"rows of {value:g}"
+            yield [(member, row), (None, hostile)], f"beside a row of {value:g}"
+            yield [(None, hostile), (member, row), (None, hostile)], f"between rows of {value:g}"
 
 
 def _filled(tensor: Tensor, value: float) -> Tensor:

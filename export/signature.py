@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from export.definition import Definition
-from export.eager import answer
+from export.eager import Reference, answer
 from export.errors import ExportError
 from export.inputs import Example
 from export.tensors import dtype_name
@@ -15,7 +15,7 @@ from formats.signature import DTYPES, Signature, TensorSpec
 __all__ = ["infer"]
 
 
-def infer(definition: Definition) -> Signature:
+def infer(definition: Definition, observed: Reference) -> Signature:
     """Run the eager module on its examples and on other numbers of rows.
 
     A dimension is free (-1) if the model file says so, if the examples differ in it, or if it
@@ -27,7 +27,11 @@ def infer(definition: Definition) -> Signature:
     """
     where = str(definition.source)
     answers = [answer(definition.module, example) for example in definition.examples]
-    row_axis = _has_row_axis(definition, answers)
+    row_axis = _has_row_axis(definition, answers) and all(
+        output.ndim > 0 and len(output) == len(case[0])
+        for case, outputs in zip(observed.cases, observed.answers, strict=True)
+        for output in outputs
+    )
     inputs = []
     for position, option in enumerate(definition.inputs):
         seen = [example[position] for example in definition.examples]

@@ -58,6 +58,8 @@ def leaves(value: Any) -> list[tuple[str, Tensor]]:
                 f"output {path or 'of forward'} is a {type(leaf).__name__}; "
                 "only tensors and numbers, in tuples, lists and dicts, can be served"
             )
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            raise TypeError(f"output {path or 'of forward'} is sparse or quantized; make it dense")
         flat.append((path, tensor.detach()))
     return flat
 

@@ -32,7 +32,7 @@ _HINTS: Final = (
         "TorchScript takes an argument without a type for a Tensor: annotate it, e.g. `n: int`",
     ),
     (
-        r"undefined value|Python value of type",
+        r"undefined value|[Pp]ython value of type",
         "give it a type TorchScript knows, or make it an "
         "attribute of the module that is set in __init__",
     ),
@@ -45,7 +45,7 @@ _HINTS: Final = (
         "spell the parameters of forward out",
     ),
     (
-        r"isn't supported|not supported|unsupported|Unsupported|Lambda|ListComp|Try",
+        r"isn't supported|aren't supported|not supported|[Uu]nsupported|Lambda|ListComp|Try",
         "rewrite that line in the part of Python that TorchScript compiles",
     ),
 )
@@ -94,7 +94,9 @@ def save(module: torch.jit.ScriptModule, path: Path, definition: Definition) -> 
 def _trace(module: nn.Module, example: Sequence[Tensor]) -> torch.jit.ScriptModule:
     with warnings.catch_warnings(record=True) as caught, torch.no_grad():
         warnings.simplefilter("always", TracerWarning)
-        traced = torch.jit.trace(module, tuple(example), strict=False, check_trace=False)
+        traced = torch.jit.trace(
+            module, tuple(part.clone() for part in example), strict=False, check_trace=False
+        )
     for warning in caught:
         # torch's own layers check shapes that way, which parity verifies; the user's code branches.
         own = Path(warning.filename).is_relative_to(_TORCH)

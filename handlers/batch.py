@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from handlers.decode import Array, Question
+from handlers.errors import ModelError
 
 __all__ = ["groups", "join", "split"]
 
@@ -47,8 +48,23 @@ def join(questions: Sequence[Question]) -> list[Array]:
     ]
 
 
-def split(outputs: Sequence[Array], questions: Sequence[Question]) -> list[list[Array]]:
-    """Give each question the rows of the outputs that are its own."""
+def split(
+    outputs: Sequence[Array], questions: Sequence[Question], row_axis: bool
+) -> list[list[Array]]:
+    """Give each question the rows of the outputs that are its own.
+
+    Raises:
+        ModelError: an output does not have as many rows as the questions.
+    """
+    rows = sum(question.rows for question in questions)
+    for output in outputs if row_axis else ():
+        if output.shape[:1] != (rows,):
+            raise ModelError(
+                "rows_changed",
+                f"the model answered {rows} rows with an output of shape {list(output.shape)}",
+                status=500,
+                expected="an output row for each input row",
+            )
     if len(questions) == 1:
         return [list(outputs)]
     ends = np.cumsum([question.rows for question in questions]).tolist()

@@ -127,9 +127,13 @@ def _instances(instances: Any, signature: Signature) -> dict[str, list[Any]]:
         raise RequestError(
             "no_rows", '"instances" lists rows, and this model has none', expected=_usage(signature)
         )
-    if not isinstance(instances, list) or not instances:
+    if not isinstance(instances, list):
         raise RequestError(
             "wrong_type", '"instances" is not a list of rows', expected="a list of at least one row"
+        )
+    if not instances:
+        raise RequestError(
+            "empty_input", '"instances" is empty', expected="a list of at least one row"
         )
     if len(names) == 1 and not isinstance(instances[0], dict):
         return {names[0]: instances}

@@ -11,15 +11,19 @@ import numpy as np
 import torch
 
 from formats.certificate import Certificate
+from formats.layers import Layer, Layers
+from formats.observation import INSPECT, OFF, RAW, STATISTICS, read
 from formats.signature import Signature, TensorSpec
 from formats.structure import flatten
 from handlers.decode import Array
 from handlers.errors import ModelError, RequestError
+from handlers.observe import Inspection, Observation, to_lists
 
 __all__ = ["Model", "use_threads"]
 
 MODULE_FILE: Final = "model.pt"
 WARM_UP_FILE: Final = "warmup.npz"
+LAYERS_FILE: Final = "layers.json"
 
 # The profiling executor records on the first call of a shape and compiles on the second.
 _WARM_UP_CALLS: Final = 3
@@ -35,6 +39,7 @@ class Model:
         signature: its interface.
         certificate: what was verified, and whether rows may share a batch.
         device: where it runs.
+        layers: those that hooks are compiled into, in execution order; none for a traced model.
     """
 
     def __init__(self, folder: Path, device: torch.device) -> None:
@@ -53,8 +58,16 @@ class Model:
         self.device = device
         # The file keeps the graph whose gradients are right; freezing drops `detach`, so the
         # frozen graph is for answers only.
-        module = torch.jit.load(str(folder / MODULE_FILE), map_location=device).eval()
-        self._module: Any = torch.jit.freeze(module)
+        self._paths: list[str] = []
+        self._whole: Any = torch.jit.load(str(folder / MODULE_FILE), map_location=device).eval()
+        self._plain: Any = torch.jit.freeze(self._whole)
+        self.layers: tuple[Layer, ...] = ()
+        self._observed: Any = None
+        if (folder / LAYERS_FILE).exists():
+            self.layers = Layers.read(folder).hooked
+            self._set_mode([layer for layer in self.layers if layer.chosen], STATISTICS)
+            self._observed = torch.jit.freeze(self._whole, preserved_attrs=["observe"])
+            self._set_mode([], OFF)
         self._warm_up(folder / WARM_UP_FILE)
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
@@ -70,19 +83,76 @@ class Model:
             ModelError: the module raised; the message is the innermost line of its error.
             RequestError: there was not enough memory (status 507).
         """
+        return self._outputs(self._call(self._plain, arrays))
+
+    def observe(self, arrays: Sequence[Array], rows: int) -> tuple[list[Array], Observation]:
+        """Run the observed graph once: `run`, and what the chosen layers look like.
+
+        Args:
+            arrays: as for `run`.
+            rows: how many rows they hold.
+
+        Raises:
+            ModelError, RequestError: as `run` does.
+        """
+        result, codes, found = self._call(self._observed.observe, arrays)
+        records = read(self.layers, codes, STATISTICS)
+        return self._outputs(result), Observation(records, to_lists(found), rows)
+
+    def inspect(self, arrays: Sequence[Array], rows: int) -> Inspection:
+        """Run one request again, slowly, counting in every layer what is not finite."""
+        _, codes, found = self._special(self.layers, INSPECT, arrays)
+        return Inspection(read(self.layers, codes, INSPECT), to_lists(found), rows)
+
+    def raw(self, arrays: Sequence[Array], wanted: frozenset[str]) -> dict[str, Array]:
+        """Run one request again and return what some layers put out, by activation key."""
+        layers = [layer for layer in self.layers if layer.name in wanted]
+        _, codes, found = self._special(layers, RAW, arrays)
+        tensors = [tensor for layer in found for tensor in layer]
+        return {one.key: _to_numpy(tensors[one.first]) for one in read(self.layers, codes, RAW)}
+
+    def _outputs(self, result: Any) -> list[Array]:
+        flat = flatten(result)
+        paths = [path for path, _ in flat]
+        if not self._paths:
+            self._paths = paths
+        elif paths != self._paths:
+            # A dict whose keys come in another order is put in order; other keys are no answer.
+            by_path = dict(flat)
+            if by_path.keys() != set(self._paths):
+                raise ModelError(
+                    "outputs_changed",
+                    f"the model returned {', '.join(paths)[:200] or 'nothing'} for this input",
+                    status=500,
+                    expected=", ".join(self._paths),
+                )
+            flat = [(path, by_path[path]) for path in self._paths]
+        return [_to_numpy(leaf) for _, leaf in flat]
+
+    def _special(self, layers: Sequence[Layer], mode: int, arrays: Sequence[Array]) -> Any:
+        # Rare and one at a time, so the graph that is not frozen serves, and no memory is spent
+        # on a third and fourth graph.
+        self._set_mode(layers, mode)
+        try:
+            return self._call(self._whole.observe, arrays)
+        finally:
+            self._set_mode([], OFF)
+
+    def _set_mode(self, layers: Sequence[Layer], mode: int) -> None:
+        wanted = {layer.name for layer in layers}
+        for name, layer in self._whole.named_modules():
+            if hasattr(layer, "_vitrine_mode"):
+                layer._vitrine_mode = mode if name in wanted else OFF
+
+    def _call(self, function: Any, arrays: Sequence[Array]) -> Any:
         tensors = [
             self._tensor(array, spec)
             for array, spec in zip(arrays, self.signature.inputs, strict=True)
         ]
         try:
             with torch.inference_mode():
-                result = self._module(*tensors)
-                return [_to_numpy(leaf) for _, leaf in flatten(result)]
-        except (MemoryError, torch.cuda.OutOfMemoryError):
-            raise RequestError(
-                "out_of_memory", "not enough memory for this request", status=507
-            ) from None
-        except (RuntimeError, IndexError, ValueError) as error:
+                return function(*tensors)
+        except (MemoryError, RuntimeError, IndexError, ValueError, torch.jit.Error) as error:
             raise _model_error(error) from error
 
     def _tensor(self, array: Array, spec: TensorSpec) -> torch.Tensor:
@@ -91,7 +161,7 @@ class Model:
 
     def _warm_up(self, path: Path) -> None:
         with np.load(path, allow_pickle=False) as stored:
-            example = [stored[spec.name] for spec in self.signature.inputs]
+            example = [stored[f"input_{n}"] for n in range(len(self.signature.inputs))]
         batching = self.certificate.batching
         for rows in (1, _WARM_UP_ROWS) if batching.independent else (1,):
             batch = example
@@ -99,6 +169,8 @@ class Model:
                 batch = [np.resize(array, (rows, *array.shape[1:])) for array in example]
             for _ in range(_WARM_UP_CALLS):
                 self.run(batch)
+                if self._observed is not None:
+                    self.observe(batch, rows)
 
 
 def use_threads(configured: int | None) -> int:
@@ -128,8 +200,12 @@ def _to_numpy(leaf: Any) -> Array:
 
 
 def _model_error(error: Exception) -> RequestError:
+    text = str(error)
+    out_of_memory = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
+    if out_of_memory or "can't allocate memory" in text or "out of memory" in text:
+        return RequestError("out_of_memory", "not enough memory for this request", status=507)
     # A TorchScript error ends with "<Class>: <message>"; above it stands the scripted source.
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     last = lines[-1] if lines else type(error).__name__
     print(f"vitrine: the model raised: {last!a}", file=sys.stderr, flush=True)
     return ModelError(

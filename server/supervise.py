@@ -92,7 +92,7 @@ def serve(options: Options) -> None:
                 scratch=scratch,
                 vmargs=config.settings.get("vmargs", ""),
             ),
-            environment=java.environment(scratch),
+            environment=java.environment(scratch, config.settings),
             directory=config.path.parent,
             on_line=lambda line: None if line.startswith(_JAVA_NOISE) else console.line(line),
         )

@@ -92,7 +92,7 @@ def test_other_dtypes():
         (ONE, "[1, 1e39]", "out_of_range", "float32"),
         (ONE, "[]", "empty_input", "empty"),
         (ONE, "[[]]", "empty_input", "empty"),
-        (ONE, '{"instances": []}', "wrong_type", "at least one row"),
+        (ONE, '{"instances": []}', "empty_input", "at least one row"),
         (ONE, "[1, null]", "wrong_type", "[1] is null"),
         (ONE, '[1, "2"]', "wrong_type", "[1] is the string '2'"),
         (ONE, "[1.5, true]", "wrong_type", "[1] is true"),

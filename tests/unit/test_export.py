@@ -87,7 +87,7 @@ def test_rows_share_a_batch_only_where_that_was_measured(exported, name, indepen
 @pytest.mark.parametrize("name", ["control_flow", "dann", "digits", "activation_mlp"])
 def test_the_examples_are_verified_over_many_inputs(exported, name):
     certificate = exported(name).certificate
-    assert len(certificate.checks) == 2
+    assert len(certificate.checks) == 3
     for check in certificate.checks:
         assert check.passed
         assert check.cases >= 10

@@ -1,0 +1,223 @@
+"""Which layers are observed, and what Python's own forward hooks see of them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from export.eager import answer
+from export.errors import ExportError
+from export.inputs import Example
+from export.signature import with_rows
+from export.tensors import compare
+from formats.layers import Layer
+from formats.structure import flatten
+
+__all__ = ["Call", "choose", "describe", "watch"]
+
+_ACTIVATIONS: Final = (
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU),
+    *(nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardtanh, nn.Hardsigmoid, nn.Hardshrink, nn.Sigmoid),
+    *(nn.LogSigmoid, nn.Tanh, nn.Tanhshrink, nn.Softplus, nn.Softshrink, nn.Softsign, nn.GLU),
+    *(nn.Threshold,),
+)
+_ROWS: Final = (3, 5)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a layer, as a forward hook sees it.
+
+    Attributes:
+        name: the layer's qualified name.
+        parts: the leaves of its output with their paths; what is no tensor is None.
+    """
+
+    name: str
+    parts: list[tuple[str, Tensor | None]]
+
+
+@contextmanager
+def watch(module: nn.Module, names: Sequence[str]) -> Iterator[list[Call]]:
+    """Collect the calls of some layers with ordinary forward hooks, in execution order.
+
+    The hooks are removed at the end, also after an exception.
+    """
+    calls: list[Call] = []
+    handles = []
+
+    def hook_for(name: str) -> Callable[..., None]:
+        def hook(layer: nn.Module, inputs: Any, output: Any) -> None:
+            # Cloned: a layer that works in place would change what was seen.
+            parts = [
+                (path, leaf.detach().clone() if isinstance(leaf, Tensor) else None)
+                for path, leaf in flatten(output)
+            ]
+            calls.append(Call(name, parts))
+
+        return hook
+
+    try:
+        for name, layer in module.named_modules():
+            if name in names:
+                handles.append(layer.register_forward_hook(hook_for(name)))
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def choose(
+    module: nn.Module, names: Sequence[str], patterns: Sequence[str], example: Example
+) -> set[str]:
+    """Choose the layers that statistics are taken of.
+
+    Args:
+        module: the eager module.
+        names: the layers that can be hooked.
+        patterns: globs on names (`block*.relu`), or on classes (`type:Conv*`); without any, every
+            activation function that is a module, and every layer that feeds an output.
+        example: an input.
+
+    Raises:
+        ExportError: a pattern fits no layer that can be hooked.
+    """
+    layers = dict(module.named_modules())
+    if patterns:
+        chosen: set[str] = set()
+        for pattern in patterns:
+            found = {name for name in names if _fits(name, layers[name], pattern)}
+            if not found:
+                raise ExportError(
+                    f"--layers {pattern!r} fits no layer that can be hooked",
+                    hint=f"the layers are {', '.join(names) or 'none'}",
+                )
+            chosen |= found
+        return chosen
+    return {name for name in names if isinstance(layers[name], _ACTIVATIONS)} | _feeding(
+        module, names, example
+    )
+
+
+def _fits(name: str, layer: nn.Module, pattern: str) -> bool:
+    if pattern.startswith("type:"):
+        return fnmatchcase(type(layer).__name__, pattern.removeprefix("type:"))
+    return fnmatchcase(name, pattern)
+
+
+def _feeding(module: nn.Module, names: Sequence[str], example: Example) -> set[str]:
+    """Return the innermost layers whose output is an output of the model."""
+    sources: dict[int, str] = {}
+    kept: list[Any] = []  # so that no id is used twice
+    handles = []
+
+    def hook_for(name: str) -> Callable[..., None]:
+        def hook(layer: nn.Module, inputs: Any, output: Any) -> None:
+            kept.append(output)
+            for _, leaf in flatten(output):
+                sources.setdefault(id(leaf), name)
+
+        return hook
+
+    try:
+        for name, layer in module.named_modules():
+            if name in names:
+                handles.append(layer.register_forward_hook(hook_for(name)))
+        with torch.no_grad():
+            result = module(*(tensor.clone() for tensor in example))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {sources[id(leaf)] for _, leaf in flatten(result) if id(leaf) in sources}
+
+
+def describe(
+    module: nn.Module,
+    names: Sequence[str],
+    chosen: set[str],
+    cases: Sequence[Example],
+    *,
+    row_axis: bool,
+    independent: bool,
+) -> tuple[Layer, ...]:
+    """Describe layers in the order they first run in over all cases; others come last.
+
+    Args:
+        module: the eager module.
+        names: the layers to describe.
+        chosen: those that statistics are taken of.
+        cases: inputs.
+        row_axis: whether axis 0 of the model's inputs and outputs counts rows.
+        independent: whether rows do not influence each other, so that a row's share of a layer's
+            output can be checked against the row alone.
+    """
+    order: dict[str, list[str]] = {}
+    with watch(module, names) as calls:
+        for case in cases:
+            answer(module, case)
+            for call in calls:
+                order.setdefault(call.name, [path for path, _ in call.parts])
+            calls.clear()
+    axes = _row_axes(module, names, _many_rows(cases), independent) if row_axis else {}
+    kinds = {name: type(layer).__name__ for name, layer in module.named_modules()}
+    return tuple(
+        Layer(
+            name,
+            kinds[name],
+            name in chosen,
+            axes.get(name, tuple(-1 for _ in order.get(name, [""]))),
+            tuple(order.get(name, [""])),
+        )
+        for name in [*order, *(name for name in names if name not in order)]
+    )
+
+
+def _many_rows(cases: Sequence[Example]) -> Example:
+    """Join the rows of all cases that fit the first, so that rows can be told apart."""
+    shapes = [tensor.shape[1:] for tensor in cases[0]]
+    fitting = [case for case in cases if [tensor.shape[1:] for tensor in case] == shapes]
+    return tuple(torch.cat(columns) for columns in zip(*fitting, strict=True))
+
+
+def _row_axes(
+    module: nn.Module, names: Sequence[str], example: Example, independent: bool
+) -> dict[str, tuple[int, ...]]:
+    """Find, for each part of each layer's output, the axis that follows the number of rows."""
+    by_rows = []
+    with watch(module, names) as calls:
+        for rows in _ROWS:
+            answer(module, with_rows(example, rows))
+            by_rows.append(list(calls))
+            calls.clear()
+        answer(module, with_rows(example, 1))
+        alone = list(calls)
+    if not all([c.name for c in calls] == [c.name for c in alone] for calls in by_rows):
+        return {}
+    found: dict[str, list[int]] = {}
+    for few, many, one in zip(*by_rows, alone, strict=True):
+        axes = [
+            _axis(a, b, c if independent else None)
+            for (_, a), (_, b), (_, c) in zip(few.parts, many.parts, one.parts, strict=True)
+        ]
+        known = found.setdefault(few.name, axes)
+        # A later call with its rows elsewhere: better no rows than wrong ones.
+        found[few.name] = [old if old == new else -1 for old, new in zip(known, axes, strict=True)]
+    return {name: tuple(axes) for name, axes in found.items()}
+
+
+def _axis(few: Tensor | None, many: Tensor | None, alone: Tensor | None) -> int:
+    if few is None or many is None or few.ndim != many.ndim:
+        return -1
+    for axis in range(few.ndim):
+        exact = few.shape[axis] == _ROWS[0] and many.shape[axis] == _ROWS[1]
+        shares = axis == 0 and few.shape[0] * _ROWS[1] == many.shape[0] * _ROWS[0]
+        if exact or (shares and few.shape[0] % _ROWS[0] == 0):
+            if alone is None or alone.ndim != few.ndim:
+                return axis
+            own = few.movedim(axis, 0)[: alone.shape[axis]]
+            return axis if compare([own], [alone.movedim(axis, 0)], [""]).equal else -1
+    return -1

@@ -1,0 +1,98 @@
+"""What a compiled hook records of a tensor. Compiled by TorchScript into the model's graph.
+
+The cheapest calls that carry what is needed: `var_mean`, `aminmax` and `count_nonzero` run
+several times longer than these on large tensors. All results stay on the device; scaling and
+rooting is left to whoever reads them.
+"""
+
+from typing import List, Optional  # noqa: UP035 (TorchScript reads these)
+
+import torch
+from torch import Tensor
+
+__all__ = ["inspect_rows", "is_finite", "summarise_rows"]
+
+
+def by_rows(output: Tensor, axis: int) -> Tensor:
+    """Return a floating-point matrix with one line per row; one line if there is no row axis.
+
+    Args:
+        output: any dtype; complex numbers are measured by magnitude.
+        axis: the axis that counts rows, or -1.
+    """
+    values = output.detach()
+    if values.is_complex():
+        values = values.abs()
+    if values.dtype in (torch.float16, torch.bfloat16):
+        values = values.to(torch.float32)
+    elif not values.is_floating_point():
+        values = values.to(torch.float64)
+    if axis < 0 or axis >= values.dim():
+        return values.reshape(1, values.numel())
+    if axis > 0:
+        values = values.movedim(axis, 0)
+    if values.numel() == 0:
+        return values.reshape(values.size(0), 0)
+    return values.reshape(values.size(0), -1)
+
+
+def summarise_rows(
+    output: Tensor,
+    axis: int,
+    found: list[Tensor],
+    facts: List[int],  # noqa: UP006
+) -> None:
+    """Append five vectors to `found`, one entry per row: what statistics are made from.
+
+    They are: mean; 2-norm of the values less their mean; minimum; maximum; 2-norm of the signs,
+    whose square is the number of values that are not zero. To `facts` go the number of rows and
+    the number of values in each.
+    """
+    values = by_rows(output, axis)
+    count = values.size(1)
+    facts.append(values.size(0))
+    facts.append(count)
+    if count == 0:
+        for _ in range(5):
+            found.append(torch.full([values.size(0)], float("nan"), device=values.device))
+        return
+    mean = values.mean(1)
+    if values.numel() < 65536:
+        # Few bytes: calls cost more than passes.
+        spread = torch.linalg.vector_norm(values - mean.unsqueeze(1), 2, 1)
+    else:
+        # Many bytes: one pass, unless the mean is so large that it would cancel the spread.
+        power = torch.linalg.vector_norm(values, 2, 1)
+        square = power * power - mean * mean * float(count)
+        if bool((mean * mean * float(count) > 4.0 * square).any()):
+            spread = torch.linalg.vector_norm(values - mean.unsqueeze(1), 2, 1)
+        else:
+            spread = square.sqrt()
+    found.append(mean)
+    found.append(spread)
+    found.append(values.amin(1))
+    found.append(values.amax(1))
+    found.append(torch.linalg.vector_norm(values.sign(), 2, 1))
+
+
+def inspect_rows(
+    output: Tensor,
+    axis: int,
+    found: list[Tensor],
+    facts: List[int],  # noqa: UP006
+) -> None:
+    """Append two vectors to `found`, one entry per row: how many values are zero; not finite."""
+    values = by_rows(output, axis)
+    facts.append(values.size(0))
+    facts.append(values.size(1))
+    found.append((values == 0).sum(1).to(torch.float64))
+    found.append(torch.logical_not(torch.isfinite(values)).sum(1).to(torch.float64))
+
+
+def is_finite(value: Optional[Tensor]) -> bool:  # noqa: UP045
+    """Tell whether all values are finite; None is."""
+    if value is None:
+        return True
+    if value.is_floating_point() or value.is_complex():
+        return bool(torch.isfinite(value).all())
+    return True

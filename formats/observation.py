@@ -1,0 +1,140 @@
+"""What a compiled hook recorded, as numbers, and the statistics made of them.
+
+A hooked layer writes, for each part of its output in each call, five integers (call, part,
+whether its inputs were finite, number of units, values in each unit) and some vectors with one
+entry per unit. A unit is a row, or one of several equal shares of a row.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from formats.activation import LayerStatistics
+from formats.layers import Layer
+
+__all__ = [
+    "INSPECT",
+    "OFF",
+    "RAW",
+    "STATISTICS",
+    "Recorded",
+    "is_suspect",
+    "layer_key",
+    "merge",
+    "read",
+]
+
+OFF: Final = 0
+STATISTICS: Final = 1
+RAW: Final = 2
+INSPECT: Final = 3
+"""The modes of a hooked layer: nothing; five vectors for statistics (mean, 2-norm about the mean,
+minimum, maximum, 2-norm of the signs); the output itself; two vectors of counts (zeros, values that
+are not finite)."""
+
+WIDTH: Final = {STATISTICS: 5, RAW: 1, INSPECT: 2}
+"""Vectors per record, by mode."""
+
+_CODES: Final = 5
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One part of a layer's output in one call.
+
+    Attributes:
+        layer: the layer.
+        call: 0 for the first time it ran.
+        part: position of the part in the layer's `parts`.
+        finite_inputs: whether its inputs were finite; known in mode INSPECT only.
+        units: how many units the output has.
+        count: values in each unit.
+        first: position of its first vector among all vectors.
+    """
+
+    layer: Layer
+    call: int
+    part: int
+    finite_inputs: bool
+    units: int
+    count: int
+    first: int
+
+    @property
+    def axis(self) -> int:
+        """The axis of the output that counts rows, or -1."""
+        return self.layer.axes[self.part] if self.part < len(self.layer.axes) else -1
+
+    @property
+    def key(self) -> str:
+        """The name in an activation record; see `formats.activation.Activations`."""
+        return layer_key(self.layer, self.call, self.part)
+
+
+def layer_key(layer: Layer, call: int, part: int) -> str:
+    """Return `name`, with `@call` from the second call on and `:part` for one of several."""
+    name = f"{layer.name}@{call}" if call else layer.name
+    label = layer.parts[part] if part < len(layer.parts) else str(part)
+    return f"{name}:{label}" if label else name
+
+
+def read(layers: Sequence[Layer], codes: Sequence[Sequence[int]], mode: int) -> list[Recorded]:
+    """Read the integers that `observe` returned, one list per layer, in execution order."""
+    records = []
+    first = 0
+    for layer, numbers in zip(layers, codes, strict=True):
+        for start in range(0, len(numbers), _CODES):
+            call, part, finite, units, count = numbers[start : start + _CODES]
+            records.append(Recorded(layer, call, part, bool(finite), units, count, first))
+            first += WIDTH[mode]
+    return records
+
+
+def merge(
+    vectors: Sequence[Sequence[float]], count: int, units: range, counts: tuple[int, int] | None
+) -> LayerStatistics:
+    """Make the statistics of some units taken together.
+
+    Args:
+        vectors: the five of mode STATISTICS.
+        count: values in each unit.
+        units: which units.
+        counts: how many of their values are zero and not finite, where that was counted; else
+            they are taken to be finite.
+    """
+    means, spreads, least, greatest, signs = ([v[unit] for unit in units] for v in vectors)
+    elements = count * len(units)
+    if elements == 0:
+        return LayerStatistics(0, None, None, None, None, None, 0)
+    mean = sum(means) / len(means)
+    variance = sum(
+        spread * spread / count + (own - mean) * (own - mean)
+        for spread, own in zip(spreads, means, strict=True)
+    ) / len(means)
+    if counts is None:
+        zeros, non_finite = elements - round(sum(sign * sign for sign in signs)), 0
+    else:
+        zeros, non_finite = counts
+    return LayerStatistics(
+        elements=elements,
+        mean=_finite(mean),
+        std=_finite(math.sqrt(variance) if variance >= 0 else math.nan),
+        min=_finite(_extreme(least, min)),
+        max=_finite(_extreme(greatest, max)),
+        zero_fraction=zeros / elements,
+        non_finite=non_finite,
+    )
+
+
+def is_suspect(vectors: Sequence[Sequence[float]], units: range) -> bool:
+    """Tell whether some value in these units may not be finite, by the five vectors."""
+    return not all(math.isfinite(vector[unit]) for vector in vectors for unit in units)
+
+
+def _extreme(values: Sequence[float], choose: Callable[[Sequence[float]], float]) -> float:
+    return math.nan if any(map(math.isnan, values)) else choose(values)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
