@@ -1,7 +1,7 @@
 """Looking inside one request: what the compiled hooks recorded, sliced to the request's rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from formats.observation import Recorded, is_suspect, merge
 from handlers.decode import Array
 from handlers.errors import RequestError
 
-__all__ = ["Inspection", "Observation", "Wanted", "limited", "parse_header", "to_lists"]
+__all__ = ["Inspection", "Observation", "Wanted", "limited", "only", "parse_header", "to_lists"]
 
 HEADER: Final = "x-activations"
 RAW_LIMIT: Final = 1_000_000
@@ -64,15 +64,12 @@ class Observation:
             for one in self.records
         )
 
-    def activations(
-        self, start: int, stop: int, wanted: Wanted, inspection: "Inspection | None"
-    ) -> Activations:
-        """Return the statistics of rows `start` to `stop`.
+    def activations(self, start: int, stop: int, inspection: "Inspection | None") -> Activations:
+        """Return the statistics of rows `start` to `stop` in all observed layers.
 
         Args:
             start: the first row.
             stop: the row after the last.
-            wanted: which layers to return; flags are of all that are observed.
             inspection: these rows run again by themselves, where a value was not finite.
         """
         layers = {}
@@ -81,8 +78,7 @@ class Observation:
             record = self._record(one, start, stop, inspection)
             if record.total.zero_fraction == 1:
                 dead.append(one.key)
-            if one.layer.name in wanted.layers:
-                layers[one.key] = record
+            layers[one.key] = record
         producer = inspection.producer() if inspection is not None else None
         return Activations(layers, producer, tuple(dead))
 
@@ -175,6 +171,16 @@ def parse_header(headers: Mapping[str, str], layers: Sequence[Layer]) -> Wanted 
 
 def _refused(message: str, expected: str) -> RequestError:
     return RequestError("bad_activations", message[:300], expected=expected[:1000])
+
+
+def only(seen: Activations, wanted: frozenset[str]) -> Activations:
+    """Return the same with the statistics of some layers only; the flags stay those of all."""
+    kept = {
+        key: record
+        for key, record in seen.layers.items()
+        if key.partition("@")[0].partition(":")[0] in wanted
+    }
+    return replace(seen, layers=kept)
 
 
 def limited(raw: Mapping[str, Array]) -> Mapping[str, Array]:

@@ -6,13 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
+
+from formats.activation import Activations
 from handlers import jsontext
 from handlers.batch import groups, join, split
-from handlers.decode import Question, decode
+from handlers.decode import Array, Question, decode
 from handlers.encode import answer
 from handlers.errors import RequestError
 from handlers.model import Model
-from handlers.observe import Observation, Wanted, limited, parse_header
+from handlers.observe import Observation, Wanted, limited, only, parse_header
+from handlers.recorder import Recorder
 
 __all__ = ["Request", "Response", "Service"]
 
@@ -27,10 +31,12 @@ class Request:
     Attributes:
         body: the bytes that were sent.
         headers: with lower-case names.
+        id: the server's own id of the request.
     """
 
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
+    id: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,87 +54,141 @@ class Response:
     headers: Mapping[str, str]
 
 
-class Service:
-    """Answers batches of requests with one model."""
+Result = dict[str, Any] | RequestError
 
-    def __init__(self, model: Model) -> None:
+
+@dataclass(frozen=True)
+class _Asked:
+    """A decoded request.
+
+    Attributes:
+        question: what it asks of the model.
+        wanted: what it asks to see inside.
+        draw: its random number, for sampling.
+    """
+
+    question: Question
+    wanted: Wanted | None
+    draw: float
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What became of a request; `seen` is what its layers looked like, where that was measured."""
+
+    result: Result
+    rows: int = 0
+    seen: Activations | None = None
+
+
+class Service:
+    """Answers batches of requests with one model.
+
+    Args:
+        model: the model.
+        recorder: decides which requests are measured and logged.
+    """
+
+    def __init__(self, model: Model, recorder: Recorder | None = None) -> None:
         self._model = model
+        self._recorder = recorder or Recorder(model.signature)
+        self._chosen = frozenset(layer.name for layer in model.layers if layer.chosen)
 
     def handle(self, requests: Sequence[Request]) -> list[Response]:
         """Answer every request by itself, whatever its neighbours hold. Never raises."""
-        results: list[dict[str, Any] | RequestError | None] = [None] * len(requests)
+        outcomes: list[_Outcome] = [_Outcome({})] * len(requests)
+        draws = [self._recorder.draw() for _ in requests]
         places: list[int] = []
         asked: list[_Asked] = []
         for place, request in enumerate(requests):
             try:
                 question = decode(request.body, self._model.signature)
                 wanted = parse_header(request.headers, self._model.layers)
-                asked.append(_Asked(question, wanted))
+                asked.append(_Asked(question, wanted, draws[place]))
                 places.append(place)
             except Exception as error:
-                results[place] = _told(error)
+                outcomes[place] = _Outcome(_told(error))
         batching = self._model.certificate.batching
         questions = [one.question for one in asked]
         for members in groups(questions, batching.independent, batching.max_rows):
             group = [asked[member] for member in members]
-            for member, result in zip(members, self._answers(group), strict=True):
-                results[places[member]] = result
-        pairs = zip(requests, results, strict=True)
-        return [_respond(request, result) for request, result in pairs]
+            for member, outcome in zip(members, self._answers(group), strict=True):
+                outcomes[places[member]] = outcome
+        for request, outcome, draw in zip(requests, outcomes, draws, strict=True):
+            self._record(request, outcome, draw)
+        pairs = zip(requests, outcomes, strict=True)
+        return [_respond(request, outcome.result) for request, outcome in pairs]
 
-    def _answers(self, group: Sequence["_Asked"]) -> list[dict[str, Any] | RequestError]:
+    def _record(self, request: Request, outcome: _Outcome, draw: float) -> None:
+        error = outcome.result if isinstance(outcome.result, RequestError) else None
+        self._recorder.record(
+            request.id,
+            request.headers,
+            draw,
+            rows=outcome.rows,
+            seen=outcome.seen,
+            error=error.code if error is not None else None,
+        )
+
+    def _answers(self, group: Sequence[_Asked]) -> list[_Outcome]:
         try:
             return self._answers_together(group)
         except Exception as error:
             if len(group) == 1:
-                return [_told(error)]
+                return [_Outcome(_told(error), group[0].question.rows)]
         # One of them is to blame; each alone shows which, and the others get their answer.
-        return [result for one in group for result in self._answers([one])]
+        return [outcome for one in group for outcome in self._answers([one])]
 
-    def _answers_together(self, group: Sequence["_Asked"]) -> list[dict[str, Any] | RequestError]:
+    def _answers_together(self, group: Sequence[_Asked]) -> list[_Outcome]:
         questions = [one.question for one in group]
         arrays = join(questions)
         observation: Observation | None = None
-        if any(one.wanted is not None for one in group):
+        if self._chosen and any(
+            one.wanted is not None or self._recorder.samples(one.draw) for one in group
+        ):
             rows = sum(question.rows for question in questions)
             outputs, observation = self._model.observe(arrays, rows)
         else:
             outputs = self._model.run(arrays)
-        answers: list[dict[str, Any] | RequestError] = []
+        outcomes = []
         start = 0
-        for own, one in zip(
-            split(outputs, questions, self._model.signature.row_axis), group, strict=True
-        ):
-            body = answer(own, one.question, self._model.signature)
+        slices = split(outputs, questions, self._model.signature.row_axis)
+        for own, one in zip(slices, group, strict=True):
             stop = start + one.question.rows
-            if one.wanted is not None and observation is not None:
-                try:
-                    body["activations"] = self._look(observation, one, start, stop)
-                except RequestError as error:
-                    answers.append(error)
-                    start = stop
-                    continue
-            answers.append(body)
+            outcomes.append(self._outcome(own, one, observation, range(start, stop)))
             start = stop
-        return answers
+        return outcomes
 
-    def _look(
-        self, observation: Observation, one: "_Asked", start: int, stop: int
-    ) -> dict[str, Any]:
-        assert one.wanted is not None
+    def _outcome(
+        self, outputs: list[Array], one: _Asked, observation: Observation | None, rows: range
+    ) -> _Outcome:
         question = one.question
-        if one.wanted.raw:
-            return {"raw": limited(self._model.raw(question.arrays, one.wanted.layers))}
+        body = answer(outputs, question, self._model.signature)
+        if one.wanted is not None and one.wanted.raw:
+            try:
+                raw = limited(self._model.raw(question.arrays, one.wanted.layers))
+                body["activations"] = {"raw": raw}
+            except RequestError as error:
+                return _Outcome(error, question.rows)
+        seen = None
+        if observation is not None and (one.wanted or self._recorder.samples(one.draw)):
+            seen = self._seen(observation, question, rows)
+        elif self._recorder.logs_anomalies and self._chosen and not _finite(outputs):
+            _, alone = self._model.observe(question.arrays, question.rows)
+            seen = self._seen(alone, question, range(question.rows))
+        if one.wanted is not None and not one.wanted.raw and seen is not None:
+            body["activations"] = only(seen, one.wanted.layers).to_json()
+        return _Outcome(body, question.rows, seen)
+
+    def _seen(self, observation: Observation, question: Question, rows: range) -> Activations:
         inspection = None
-        if observation.suspects(start, stop):
+        if observation.suspects(rows.start, rows.stop):
             inspection = self._model.inspect(question.arrays, question.rows)
-        return observation.activations(start, stop, one.wanted, inspection).to_json()
+        return observation.activations(rows.start, rows.stop, inspection)
 
 
-@dataclass(frozen=True)
-class _Asked:
-    question: Question
-    wanted: Wanted | None
+def _finite(outputs: Sequence[Array]) -> bool:
+    return all(output.dtype.kind != "f" or bool(np.isfinite(output).all()) for output in outputs)
 
 
 def _told(error: Exception) -> RequestError:
@@ -138,7 +198,7 @@ def _told(error: Exception) -> RequestError:
     return RequestError("internal", f"unexpected {type(error).__name__} in the server", status=500)
 
 
-def _respond(request: Request, result: dict[str, Any] | RequestError | None) -> Response:
+def _respond(request: Request, result: Result) -> Response:
     headers = {"content-type": "application/json"}
     for name in _ECHOED:
         value = request.headers.get(name)

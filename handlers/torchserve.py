@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from ts.metrics.dimension import Dimension
+from ts.metrics.metric_type_enum import MetricTypes
 
 from handlers.errors import RequestError
 from handlers.jsontext import dumps
+from handlers.log_settings import LogSettings
 from handlers.model import Model, use_threads
+from handlers.recorder import Recorder
 from handlers.service import Request, Response, Service
 
 __all__ = ["TorchServeAdapter"]
@@ -37,6 +41,7 @@ class TorchServeAdapter:
     def __init__(self) -> None:
         self._service: Service | None = None
         self._model: Model | None = None
+        self._recorder: Recorder | None = None
         self._limit = _DEFAULT_LIMIT
 
     def initialize(self, context: Any) -> None:
@@ -58,6 +63,8 @@ class TorchServeAdapter:
             threads = use_threads(settings.get("threads"))
             device = _device(properties.get("gpu_id"))
             self._model = Model(Path(properties["model_dir"]), device)
+            log = LogSettings.from_config(settings.get("activation_log"), os.environ)
+            self._recorder = Recorder(self._model.signature, log)
         except Exception as error:
             print(
                 f"vitrine: model {context.model_name} cannot be loaded: "
@@ -66,7 +73,7 @@ class TorchServeAdapter:
                 flush=True,
             )
             raise
-        self._service = Service(self._model)
+        self._service = Service(self._model, self._recorder)
         signature = self._model.signature
         print(
             f"vitrine: {signature.model} {signature.model_version} is loaded and warm "
@@ -87,7 +94,8 @@ class TorchServeAdapter:
                 bodies[place] = self._describe()
                 continue
             try:
-                requests.append(Request(_body(parts, headers), headers))
+                own_id = context.get_request_id(place) or ""
+                requests.append(Request(_body(parts, headers), headers, own_id))
                 places.append(place)
             except RequestError as error:
                 content = {"content-type": "application/json"}
@@ -95,11 +103,26 @@ class TorchServeAdapter:
                 bodies[place] = _send(context, place, failed)
         for place, response in zip(places, self._service.handle(requests), strict=True):
             bodies[place] = _send(context, place, response)
+        self._measure(context)
         for place, refusal in too_large([len(body) for body in bodies], self._limit).items():
             content = {"content-type": "application/json"}
             failed = Response(refusal.status, dumps(refusal.to_json()), content)
             bodies[place] = _send(context, place, failed)
         return bodies
+
+    def _measure(self, context: Any) -> None:
+        """Hand what the recorder counted to TorchServe's metrics, if anything was."""
+        assert self._recorder is not None
+        for sample in self._recorder.take_samples():
+            dimensions = [Dimension(name, value) for name, value in sample.labels.items()]
+            kind = MetricTypes.COUNTER if sample.counter else MetricTypes.GAUGE
+            context.metrics.add_metric(
+                sample.name,
+                sample.value,
+                unit="Count",
+                dimensions=dimensions,
+                metric_type=kind,
+            )
 
     def _describe(self) -> bytes:
         assert self._model is not None

@@ -17,6 +17,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _LINUX = sys.platform == "linux"
 _SWEEP_SECONDS = 5.0
+_GRACE_SECONDS = 2.0
 
 
 class ChildProcess:
@@ -95,16 +96,19 @@ class ChildProcess:
             on_line(line.decode("utf-8", "replace").rstrip("\r\n"))
 
     def _sweep(self) -> None:
-        deadline = time.monotonic() + _SWEEP_SECONDS
+        started = time.monotonic()
+        deadline = started + _SWEEP_SECONDS
         while time.monotonic() < deadline:
             try:
                 os.killpg(self.pid, signal.SIGKILL)
                 group_left = True
             except (ProcessLookupError, PermissionError):
                 group_left = False
-            # Those in a session of their own have become ours.
-            for pid in _children():
-                _kill(pid)
+            # Those in a session of their own have become ours. A log's writer is one of them: it
+            # ends by itself as soon as it has written what was handed to it.
+            if time.monotonic() - started > _GRACE_SECONDS:
+                for pid in _children():
+                    _kill(pid)
             if not self._reap(skip=None) and not group_left:
                 return
             time.sleep(0.02)

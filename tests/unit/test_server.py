@@ -437,8 +437,16 @@ def test_a_java_that_is_too_old_or_missing_is_said(fake_java):
 
 
 def test_the_workers_environment_has_no_paths_of_ours(tmp_path):
-    kept = java.environment(tmp_path, {}, {"PYTHONPATH": "/x", "TS_CONFIG_FILE": "y", "A": "b"})
-    assert kept == {"A": "b", "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    settings = {"max_response_size": "7"}
+    kept = java.environment(
+        tmp_path, settings, {"PYTHONPATH": "/x", "TS_CONFIG_FILE": "y", "A": "b"}
+    )
+    assert kept == {
+        "A": "b",
+        "TMPDIR": str(tmp_path),
+        "PYTHONUNBUFFERED": "1",
+        "VITRINE_MAX_RESPONSE_SIZE": "7",
+    }
 
 
 # Logging

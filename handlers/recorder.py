@@ -1,0 +1,161 @@
+"""Which requests are measured and logged, and what the metrics say of them."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from formats.activation import ActivationRecord, Activations
+from formats.signature import Signature
+from handlers.activation_log import ActivationLog
+from handlers.log_settings import LogSettings
+
+__all__ = ["Recorder", "Sample"]
+
+_LONGEST: Final = 1024
+"""Characters that are kept of an identifier a client sends."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One value for the metrics.
+
+    Attributes:
+        name: e.g. "vitrine_activation_mean".
+        value: the value of a gauge, or what a counter grew by.
+        labels: e.g. {"Layer": "block.relu"}.
+        counter: whether it only ever grows.
+    """
+
+    name: str
+    value: float
+    labels: Mapping[str, str]
+    counter: bool
+
+
+class Recorder:
+    """Writes activation records and keeps what the metrics report, for one model in one worker.
+
+    Args:
+        signature: of the model.
+        settings: of the log; off by default.
+    """
+
+    def __init__(self, signature: Signature, settings: LogSettings | None = None) -> None:
+        self._signature = signature
+        self._settings = settings or LogSettings()
+        self._log = ActivationLog(self._settings, signature.model)
+        self._samples: list[Sample] = []
+        self._reported = (0, 0)
+        self._random = random.Random()  # noqa: S311 (sampling is no secret)
+
+    @property
+    def logs_anomalies(self) -> bool:
+        """Whether requests are to be logged because of an error or of values not finite."""
+        return self._settings.mode == "sampled"
+
+    def draw(self) -> float:
+        """Return a request's random number, evenly from 0 to below 1."""
+        return self._random.random()
+
+    def samples(self, draw: float) -> bool:
+        """Tell whether a request is measured although it does not ask."""
+        return self._settings.reason(draw, asked=False) is not None
+
+    def record(
+        self,
+        request_id: str,
+        headers: Mapping[str, str],
+        draw: float,
+        *,
+        rows: int,
+        seen: Activations | None,
+        error: str | None,
+    ) -> None:
+        """Log a request that was answered, if it is to be logged, and count it.
+
+        Args:
+            request_id: the server's own id.
+            headers: of the request.
+            draw: its random number.
+            rows: how many rows it had; 0 if that was never known.
+            seen: what its layers looked like, if they were measured.
+            error: the code of the error it ended in, or None.
+        """
+        reason = self._settings.reason(
+            draw,
+            asked="x-activations" in headers,
+            error=error is not None,
+            non_finite=seen is not None and _strange(seen),
+        )
+        if seen is not None:
+            self._count(seen)
+        if reason is None:
+            return
+        self._log.write(
+            ActivationRecord(
+                time=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+                model=self._signature.model,
+                model_version=self._signature.model_version,
+                request_id=request_id,
+                traceparent=_identifier(headers, "traceparent"),
+                correlation_id=_identifier(headers, "x-correlation-id"),
+                reason=reason,
+                rows=rows,
+                activations=seen if error is None else None,
+                error=error,
+            )
+        )
+
+    def take_samples(self) -> list[Sample]:
+        """Return what there is for the metrics since the last call."""
+        taken, self._samples = self._samples, []
+        if self._settings.mode != "off":
+            counts = self._log.counts()
+            now = (counts.written, counts.total_dropped)
+            names = ("vitrine_activation_records_written", "vitrine_activation_records_dropped")
+            taken += [
+                Sample(name, new - old, {}, counter=True)
+                for name, new, old in zip(names, now, self._reported, strict=True)
+                if new > old
+            ]
+            self._reported = now
+        return taken
+
+    def close(self) -> None:
+        """Stop logging; what was handed to the writer is still written."""
+        self._log.close()
+
+    def _count(self, seen: Activations) -> None:
+        for key, record in seen.layers.items():
+            total = record.total
+            labels = {"Layer": key}
+            if total.mean is not None:
+                self._samples.append(
+                    Sample("vitrine_activation_mean", total.mean, labels, counter=False)
+                )
+            if total.zero_fraction is not None:
+                self._samples.append(
+                    Sample(
+                        "vitrine_activation_zero_fraction",
+                        total.zero_fraction,
+                        labels,
+                        counter=False,
+                    )
+                )
+            if total.non_finite:
+                self._samples.append(
+                    Sample("vitrine_activation_non_finite", total.non_finite, labels, counter=True)
+                )
+
+
+def _strange(seen: Activations) -> bool:
+    return seen.non_finite is not None or any(
+        record.total.non_finite for record in seen.layers.values()
+    )
+
+
+def _identifier(headers: Mapping[str, str], name: str) -> str | None:
+    value = headers.get(name)
+    return value[:_LONGEST] if value is not None else None

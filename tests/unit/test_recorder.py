@@ -1,0 +1,100 @@
+"""What is logged and measured of requests that were answered."""
+
+import json
+import time
+import zipfile
+
+import pytest
+import torch
+
+from handlers.log_settings import LogSettings
+from handlers.model import Model
+from handlers.recorder import Recorder
+from handlers.service import Request, Service
+
+
+@pytest.fixture
+def served(exported, tmp_path):
+    """A service with a log in some mode; closed at the end."""
+    made = []
+    with zipfile.ZipFile(exported("activation_mlp").archive) as archive:
+        archive.extractall(tmp_path / "model")
+    model = Model(tmp_path / "model", torch.device("cpu"))
+
+    def make(**settings):
+        log = LogSettings(folder=tmp_path / "log", **settings)
+        recorder = Recorder(model.signature, log)
+        made.append(recorder)
+        return Service(model, recorder), recorder
+
+    yield make
+    for recorder in made:
+        recorder.close()
+
+
+def lines(recorder, tmp_path, count):
+    deadline = time.monotonic() + 20
+    path = tmp_path / "log" / "activation_mlp.jsonl"
+    while time.monotonic() < deadline:
+        if path.exists():
+            found = [json.loads(line) for line in path.read_text().splitlines()]
+            if len(found) >= count:
+                return found
+        time.sleep(0.01)
+    pytest.fail(f"fewer than {count} records were written")
+
+
+BODY = json.dumps([0.5] * 16).encode()
+ASKING = {"x-activations": "stats", "traceparent": "00-ab-cd-01", "x-correlation-id": "mine"}
+
+
+def test_those_who_ask_are_logged_with_their_identifiers(served, tmp_path):
+    service, recorder = served(mode="asked")
+    service.handle([Request(BODY, {}, "quiet"), Request(BODY, ASKING, "loud")])
+    [record] = lines(recorder, tmp_path, 1)
+    assert record["request_id"] == "loud"
+    assert (record["traceparent"], record["correlation_id"]) == ("00-ab-cd-01", "mine")
+    assert (record["reason"], record["rows"]) == ("asked", 1)
+    assert "block.1" in record["layers"]
+    assert "0.5" not in json.dumps(record["layers"].get("input", ""))
+
+
+def test_sampling_measures_requests_that_do_not_ask_and_leaves_their_answer(served, tmp_path):
+    service, recorder = served(mode="sampled", rate=1.0)
+    [answer] = service.handle([Request(BODY, {}, "one")])
+    assert set(json.loads(answer.body)) == {"outputs"}
+    [record] = lines(recorder, tmp_path, 1)
+    assert record["reason"] == "sampled"
+    assert "block.1" in record["layers"]
+
+
+def test_errors_are_logged_by_code_and_never_with_their_input(served, tmp_path):
+    service, recorder = served(mode="sampled", rate=0.0)
+    service.handle([Request(b'{"inputs": "secret"}', {}, "bad"), Request(BODY, {}, "good")])
+    [record] = lines(recorder, tmp_path, 1)
+    assert (record["reason"], record["error"], record["request_id"]) == (
+        "error",
+        "wrong_type",
+        "bad",
+    )
+    assert "secret" not in json.dumps(record)
+
+
+def test_off_writes_nothing_and_measures_nobody(served, tmp_path, monkeypatch):
+    service, _ = served(mode="off")
+    service.handle([Request(BODY, ASKING, "loud")])
+    monkeypatch.setattr(Model, "observe", None)
+    service.handle([Request(BODY, {}, "quiet")])
+    assert not (tmp_path / "log").exists()
+
+
+def test_metrics_tell_of_layers_and_of_records(served, tmp_path):
+    service, recorder = served(mode="asked")
+    service.handle([Request(BODY, ASKING, "loud")])
+    lines(recorder, tmp_path, 1)
+    samples = {(s.name, s.labels.get("Layer")): s for s in recorder.take_samples()}
+    assert samples["vitrine_activation_records_written", None].value == 1
+    fraction = samples["vitrine_activation_zero_fraction", "block.1"]
+    assert 0 <= fraction.value <= 1
+    assert not fraction.counter
+    assert recorder.take_samples() == []
