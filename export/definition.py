@@ -238,7 +238,13 @@ def _examples(value: Any, where: str) -> tuple[tuple[Tensor, ...], ...]:
     for example in value:
         parts = (example,) if isinstance(example, Tensor) else example
         if not isinstance(parts, tuple) or not all(isinstance(part, Tensor) for part in parts):
-            raise ExportError(f"examples() holds {_kind(example)}", where=where, hint=hint)
+            inside = [_kind(part) for part in parts if not isinstance(part, Tensor)]
+            what = f", with {inside[0]} in it" if isinstance(parts, tuple) and inside else ""
+            raise ExportError(
+                f"examples() holds {_kind(example)}{what}",
+                where=where,
+                hint=f"{hint}; an input that is no tensor (a list, a dict, a number) is not served",
+            )
         for part in parts:
             _check_example(part, where)
         examples.append(tuple(part.detach() for part in parts))

@@ -14,6 +14,7 @@ from export.archive import MODULE_FILE, write_archive, write_sample
 from export.definition import Definition
 from export.eager import Reference, reference
 from export.errors import ExportError
+from export.functional import functional_calls
 from export.hooks import unshare
 from export.inputs import variants
 from export.observed import check as check_observed
@@ -21,7 +22,7 @@ from export.observed import compile_hooks
 from export.report import render
 from export.signature import infer
 from export.tensors import TOLERANCE
-from export.torchscript import Method, compile_module, freeze, save
+from export.torchscript import Method, compile_module, freeze, refuse_state, save
 from formats.certificate import Certificate, Check
 from formats.layers import Layers
 from formats.signature import Signature
@@ -79,6 +80,7 @@ def export_model(
         module_path = Path(folder) / MODULE_FILE
         progress(method)
         compiled = compile_module(definition, method)
+        refuse_state(compiled, definition)
         save(compiled, module_path, definition)
         progress("row independence")
         frozen = freeze(torch.jit.load(str(module_path)))
@@ -150,6 +152,14 @@ def _notes(definition: Definition, observed: Reference, found: Layers | None) ->
     if found is None:
         notes.append("a traced model has no compiled hooks: its activations cannot be observed")
     else:
+        calls = functional_calls(definition.module)
+        if calls:
+            shown = ", ".join(calls[:_LINES_NAMED])
+            rest = f" and {len(calls) - _LINES_NAMED} more" if len(calls) > _LINES_NAMED else ""
+            notes.append(
+                f"{shown}{rest}: an activation called as a function is no layer, so it is not "
+                "observed; use the module of the same name"
+            )
         notes += [f"layer {name} is not observed: {why}" for name, why in found.left_out.items()]
     if observed.lines_never_run:
         shown = ", ".join(

@@ -44,7 +44,7 @@ def measure(module: Any, signature: Signature, cases: Sequence[Example]) -> Batc
     rows = [row for row, _ in alone]
     started = time.monotonic()
     largest = 1
-    for company, label in _companies(rows):
+    for company, label in _companies(module, rows):
         moved = _moved(module, company, alone, names)
         if moved:
             return Batching(False, 1, f"{label}, {moved}")
@@ -83,7 +83,7 @@ def _pool(cases: Sequence[Example]) -> list[Example]:
 Company = list[tuple[int | None, Example]]
 
 
-def _companies(rows: Sequence[Example]) -> Iterator[tuple[Company, str]]:
+def _companies(module: Any, rows: Sequence[Example]) -> Iterator[tuple[Company, str]]:
     """Yield batches: a few other rows, hostile rows, then every number of rows up to the largest.
 
     A model may care about one number of rows only. Each row comes with its position in `rows`,
@@ -98,14 +98,16 @@ def _companies(rows: Sequence[Example]) -> Iterator[tuple[Company, str]]:
             yield [(member, rows[member]) for member in members], f"among {size} rows"
 
     yield from crowds(range(2, _FEW))
-    yield from _beside_hostile(rows)
+    yield from _beside_hostile(module, rows)
     yield from crowds(range(_FEW, MAX_ROWS + 1))
 
 
-def _beside_hostile(rows: Sequence[Example]) -> Iterator[tuple[Company, str]]:
+def _beside_hostile(module: Any, rows: Sequence[Example]) -> Iterator[tuple[Company, str]]:
     floats = any(tensor.is_floating_point() for tensor in rows[0])
     for value in _HOSTILE if floats else ():
         hostile = tuple(_filled(tensor, value) for tensor in rows[0])
+        if _alone(module, hostile) is None:
+            continue  # a request like that is answered with an error, and its neighbours run again
         for member, row in enumerate(rows[:_BESIDE_HOSTILE]):
             yield [(member, row), (None, hostile)], f"beside a row of {value:g}"
             yield [(None, hostile), (member, row), (None, hostile)], f"between rows of {value:g}"

@@ -4,7 +4,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.jit import TracerWarning  # type: ignore[attr-defined]
 from export.definition import Definition
 from export.errors import ExportError
 
-__all__ = ["Method", "compile_module", "freeze", "save"]
+__all__ = ["Method", "compile_module", "freeze", "refuse_state", "save"]
 
 Method = Literal["script", "trace"]
 
@@ -26,6 +26,16 @@ _REWRITE: Final = (
 
 # What the compiler says → what to do. Searched in order in the text of its error.
 _HINTS: Final = (
+    (
+        r"[Ff]unction exists as an attribute|Lambda",
+        "TorchScript cannot compile this function: make it a method of the module, with types, "
+        "instead of a lambda or a function kept in an attribute",
+    ),
+    (
+        r"Python type: 'method'|Python type: 'builtin_function_or_method'",
+        "TorchScript knows no function kept in an attribute, a Function.apply least of all; "
+        + _REWRITE,
+    ),
     (r"Could not export Python function call|autograd\.Function|PythonOp", _REWRITE),
     (
         r"Expected a value of type 'Tensor|of type Tensor.*but instead found",
@@ -45,7 +55,7 @@ _HINTS: Final = (
         "spell the parameters of forward out",
     ),
     (
-        r"isn't supported|aren't supported|not supported|[Uu]nsupported|Lambda|ListComp|Try",
+        r"isn't supported|aren't supported|not supported|[Uu]nsupported|ListComp|Try",
         "rewrite that line in the part of Python that TorchScript compiles",
     ),
 )
@@ -72,6 +82,23 @@ def compile_module(definition: Definition, method: Method) -> torch.jit.ScriptMo
         raise
     except Exception as error:
         raise _compile_error(error, definition) from error
+
+
+def refuse_state(module: torch.jit.ScriptModule, definition: Definition) -> None:
+    """Refuse a graph that assigns to attributes of the module while it runs.
+
+    Raises:
+        ExportError: names the line.
+    """
+    graph: Any = module.inlined_graph
+    for node in graph.findAllNodes("prim::SetAttr", recurse=True):
+        place = re.search(r'File "([^"]+)", line (\d+)', node.sourceRange())
+        raise ExportError(
+            f"the module assigns to its own attribute {node.s('name')!r} when it runs, so that one "
+            "request's answer could depend on the ones before",
+            where=f"{place[1]}:{place[2]}" if place else str(definition.source),
+            hint="keep no state between calls, or leave that part outside the exported module",
+        )
 
 
 def freeze(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from ts.metrics.dimension import Dimension
-from ts.metrics.metric_type_enum import MetricTypes
 
 from handlers.errors import RequestError
 from handlers.jsontext import dumps
@@ -113,7 +111,13 @@ class TorchServeAdapter:
     def _measure(self, context: Any) -> None:
         """Hand what the recorder counted to TorchServe's metrics, if anything was."""
         assert self._recorder is not None
-        for sample in self._recorder.take_samples():
+        samples = self._recorder.take_samples()
+        if not samples:
+            return
+        from ts.metrics.dimension import Dimension
+        from ts.metrics.metric_type_enum import MetricTypes
+
+        for sample in samples:
             dimensions = [Dimension(name, value) for name, value in sample.labels.items()]
             kind = MetricTypes.COUNTER if sample.counter else MetricTypes.GAUGE
             context.metrics.add_metric(

@@ -155,3 +155,40 @@ def test_a_branch_answers_under_load_as_it_does_alone(server):
             pool.map(lambda x: server.post("/predictions/control_flow", x).content, inputs)
         )
     assert together == alone
+
+
+def test_everyone_who_asks_gets_the_statistics_of_their_own_request(server, eager):
+    module = eager.definitions["activation_mlp"].module
+    generator = torch.Generator().manual_seed(1)
+    inputs = [torch.randn(1 + n % 3, 16, generator=generator) * (1 + n) for n in range(96)]
+
+    def post(numbered):
+        number, x = numbered
+        asking = {"X-Activations": "stats"} if number % 2 else {}
+        return server.post("/predictions/activation_mlp", {"inputs": x.tolist()}, headers=asking)
+
+    with ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(post, enumerate(inputs)))
+    for number, (x, answer) in enumerate(zip(inputs, answers, strict=True)):
+        assert answer.status_code == 200, answer.text
+        body = answer.json()
+        assert_same(body, eager("activation_mlp", x))
+        if number % 2 == 0:
+            assert set(body) == {"outputs"}
+            continue
+        with torch.no_grad():
+            relu = module.block[:2](x).numpy()
+        found = body["activations"]["layers"]["block.1"]
+        assert found["elements"] == relu.size
+        np.testing.assert_allclose(found["mean"], relu.mean(), rtol=1e-5)
+        np.testing.assert_allclose(found["std"], relu.std(), rtol=1e-5)
+        np.testing.assert_allclose(found["max"], relu.max(), rtol=1e-5)
+        np.testing.assert_allclose(found["zero_fraction"], (relu == 0).mean())
+        assert len(found.get("rows", [None])) == len(x)
+
+
+def test_what_cannot_be_asked_for_is_refused(server):
+    headers = {"X-Activations": "stats; layers=nothing"}
+    answer = server.post("/predictions/activation_mlp", [0.5] * 16, headers=headers)
+    assert answer.status_code == 400
+    assert "block.1" in answer.json()["error"]["expected"]

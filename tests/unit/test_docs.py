@@ -14,7 +14,14 @@ def test_links_lead_somewhere():
 def test_files_that_the_architecture_names_exist():
     text = (ROOT / "docs" / "architecture.md").read_text()
     rooms = ("export", "handlers", "formats", "server", "models")
-    made = {"model.pt", "signature.json", "certificate.json", "model-config.yaml", "warmup.npz"}
+    made = {
+        "model.pt",
+        "signature.json",
+        "certificate.json",
+        "model-config.yaml",
+        "warmup.npz",
+        "layers.json",
+    }
     for name in set(re.findall(r"`([\w.-]+\.(?:py|json|yaml|npz|pt))`", text)) - made:
         assert any((ROOT / room / name).exists() for room in rooms), name
 

@@ -16,6 +16,8 @@ from export.definition import from_model_file
 from export.inputs import variants
 from export.pipeline import export_model
 from export.tensors import compare
+from handlers.model import Model
+from handlers.service import Request, Service
 from tests.conftest import MODEL_FILES, ROOT
 
 
@@ -243,6 +245,114 @@ def test_dann_reverses_the_gradient_in_a_fresh_python_without_the_project(export
     subprocess.run(
         [sys.executable, "-I", "-c", program, str(alpha)], cwd=tmp_path, check=True, timeout=120
     )
+
+
+MODELS = {
+    "padded to the longest of the batch": (
+        "n = int(length.max())\n        return x[:, :n].mean(1)",
+        "x: Tensor, length: Tensor",
+        "[(torch.randn(3, 5), torch.tensor([5, 5, 5]))]",
+    ),
+    "one number of rows only": (
+        "return x.softmax(0) if x.shape[0] == 37 else x",
+        "x: Tensor",
+        "[(torch.randn(2, 3),)]",
+    ),
+    "rows that are left out": (
+        "return x[x.sum(1) > 0]",
+        "x: Tensor",
+        "[(torch.ones(2, 3),)]",
+    ),
+}
+
+
+def made(tmp_path: Path, body: str, parameters: str, examples: str, init: str = "pass") -> Path:
+    path = tmp_path / "made.py"
+    path.write_text(
+        "import torch\nfrom torch import Tensor, nn\n\n\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        f"        super().__init__()\n        {init}\n\n"
+        f"    def forward(self, {parameters}):\n        {body}\n\n\n"
+        f"def build():\n    return Net()\n\n\ndef examples():\n    return {examples}\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_rows_that_depend_on_each_other_are_found(tmp_path, name):
+    path = made(tmp_path, *MODELS[name])
+    result = export_model(from_model_file(path), tmp_path)
+    assert not result.certificate.batching.independent
+
+
+@pytest.mark.parametrize(
+    ("body", "init", "words"),
+    [
+        ("self.n += 1\n        return x + 0 * self.n", "self.n = 0", "'n'"),
+        (
+            "self.n += 1\n        return x + 0 * self.n",
+            'self.register_buffer("n", torch.zeros(1))',
+            "'n'",
+        ),
+        (
+            "if x.sum() > 1e30:\n            self.n = 1\n        return x",
+            "self.n = 0",
+            "assigns to its own attribute 'n'",
+        ),
+        (
+            'return {"a": x} if x.sum() > 0 else {"b": x}',
+            "pass",
+            "returns b for one input and a for another",
+        ),
+    ],
+)
+def test_state_and_changing_outputs_are_refused(tmp_path, capsys, body, init, words):
+    path = made(tmp_path, body, "x: Tensor", "[(torch.ones(2, 3),)]", init)
+    error = refusal(capsys, path, "--model-store", tmp_path / "store")
+    assert words in error
+
+
+def test_outputs_in_another_order_are_put_in_order(tmp_path):
+    body = (
+        'if x.sum() > 0:\n            return {"a": x, "b": x + 1}\n'
+        '        return {"b": x + 1, "a": x}'
+    )
+    path = made(tmp_path, body, "x: Tensor", "[(torch.ones(2, 3),)]")
+    result = export_model(from_model_file(path), tmp_path)
+    with zipfile.ZipFile(result.archive) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    service = Service(Model(tmp_path / "unpacked", torch.device("cpu")))
+    [answer] = service.handle([Request(b"[-1, -2, -3]")])
+    outputs = json.loads(answer.body)["outputs"]
+    assert outputs == {"a": [-1.0, -2.0, -3.0], "b": [0.0, -1.0, -2.0]}
+
+
+def test_any_name_of_an_input_can_be_archived(tmp_path):
+    path = made(tmp_path, "return file * 2", "file: Tensor", "[(torch.ones(2, 3),)]")
+    assert export_model(from_model_file(path), tmp_path).signature.inputs[0].name == "file"
+
+
+def test_a_helper_beside_the_model_file_may_be_imported_late(tmp_path):
+    (tmp_path / "helper_of_made.py").write_text("SIZE = 3\n")
+    examples = "[(torch.ones(2, __import__('helper_of_made').SIZE),)]"
+    path = made(tmp_path, "return x", "x: Tensor", examples)
+    assert export_model(from_model_file(path), tmp_path).archive.exists()
+
+
+def test_options_that_would_be_ignored_are_refused(tmp_path, capsys):
+    branch = MODEL_FILES / "branch.py"
+    store = ("--model-store", tmp_path)
+    assert "go with --module" in refusal(capsys, branch, "--weights", "w", *store)
+    assert "two model files" in refusal(capsys, branch, branch, *store)
+    assert "cannot be made" in refusal(capsys, branch, "--model-store", branch)
+    assert "cannot stand in a URL" in refusal(capsys, branch, "--name", "a..b", *store)
+
+
+def test_activations_called_as_functions_are_named(tmp_path):
+    path = made(tmp_path, "return torch.relu(x)", "x: Tensor", "[(torch.ones(2, 3),)]")
+    notes = export_model(from_model_file(path), tmp_path).certificate.notes
+    assert any("torch.relu at" in note and "made.py:11" in note for note in notes)
 
 
 def test_variants_keep_to_what_the_model_file_declares():

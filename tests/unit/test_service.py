@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from export.definition import from_model_file
+from export.pipeline import export_model
 from handlers import jsontext
 from handlers.__main__ import main
 from handlers.batch import groups
 from handlers.decode import Question
 from handlers.model import Model, use_threads
 from handlers.service import Request, Service
+from handlers.torchserve import too_large
 from tests.conftest import MODEL_FILES, ROOT
 
 CPU = torch.device("cpu")
@@ -147,6 +149,36 @@ def test_an_input_that_the_model_itself_refuses_is_the_clients_error(exported, t
     assert bad[0] == 400
     assert bad[1]["error"]["code"] == "model_refused"
     assert "index out of range" in bad[1]["error"]["message"]
+
+
+def test_what_the_models_own_code_raises_is_told_to_its_client(exported, tmp_path):
+    path = tmp_path / "picky.py"
+    path.write_text(
+        "import torch\nfrom torch import Tensor, nn\n\n\n"
+        "class Picky(nn.Module):\n"
+        "    def forward(self, x: Tensor) -> Tensor:\n"
+        "        if bool((x < 0).any()):\n"
+        "            raise ValueError('negative values are not allowed')\n"
+        "        return x\n\n\n"
+        "def build():\n    return Picky()\n\n\n"
+        "def examples():\n    return [(torch.ones(2, 3),)]\n"
+    )
+    archive = export_model(from_model_file(path), tmp_path).archive
+    with zipfile.ZipFile(archive) as content:
+        content.extractall(tmp_path / "unpacked")
+    good, bad = ask(Service(Model(tmp_path / "unpacked", CPU)), [1, 2, 3], [1, -2, 3])
+    assert good[0] == 200
+    assert bad[0] == 400
+    assert "negative values are not allowed" in bad[1]["error"]["message"]
+
+
+def test_answers_too_large_for_a_batch_are_withheld_largest_first():
+    assert too_large([10, 20, 30], 1_000_000) == {}
+    refused = too_large([100_000, 900_000, 300_000], 700_000)
+    assert {place: error.status for place, error in refused.items()} == {1: 413}
+    refused = too_large([400_000, 500_000], 700_000)
+    assert {place: error.status for place, error in refused.items()} == {1: 503}
+    assert "try again" in refused[1].message
 
 
 def test_identifiers_are_echoed_unless_they_are_not_text(service):
