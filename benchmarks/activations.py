@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -549,11 +550,8 @@ def run(
             compared = agreement(prepared)
             if not compared.holds:
                 raise ValueError(f"{name}: answers do not agree: {compared}")
-            milliseconds = measure(
-                prepared.timed,
-                settings,
-                lambda done, name=name: progress(f"{name}: round {done}/{settings.rounds}"),  # type: ignore[misc]
-            )
+            rounds = partial(_report_round, progress, name, settings.rounds)
+            milliseconds = measure(prepared.timed, settings, rounds)
             results.append(
                 Result(
                     name,
@@ -565,6 +563,10 @@ def run(
                 )
             )
     return results
+
+
+def _report_round(progress: Callable[[str], None], name: str, rounds: int, done: int) -> None:
+    progress(f"{name}: round {done}/{rounds}")
 
 
 def _machine() -> dict[str, Any]:

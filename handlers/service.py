@@ -17,6 +17,7 @@ from handlers.errors import RequestError
 from handlers.model import Model
 from handlers.observe import Observation, Wanted, limited, only, parse_header
 from handlers.recorder import Recorder
+from handlers.units import UnitWatch
 
 __all__ = ["Request", "Response", "Service"]
 
@@ -87,11 +88,15 @@ class Service:
     Args:
         model: the model.
         recorder: decides which requests are measured and logged.
+
+    Attributes:
+        units: how often each unit of a ReLU-like layer was active.
     """
 
     def __init__(self, model: Model, recorder: Recorder | None = None) -> None:
         self._model = model
         self._recorder = recorder or Recorder(model.signature)
+        self.units = UnitWatch(model.layers)
         self._chosen = frozenset(layer.name for layer in model.layers if layer.chosen)
 
     def handle(self, requests: Sequence[Request]) -> list[Response]:
@@ -148,6 +153,7 @@ class Service:
         ):
             rows = sum(question.rows for question in questions)
             outputs, observation = self._model.observe(arrays, rows)
+            self.units.look(lambda names: self._model.raw(arrays, names))
         else:
             outputs = self._model.run(arrays)
         outcomes = []

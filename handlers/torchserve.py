@@ -130,6 +130,7 @@ class TorchServeAdapter:
 
     def _describe(self) -> bytes:
         assert self._model is not None
+        assert self._service is not None
         signature = self._model.signature
         return dumps(
             {
@@ -138,6 +139,8 @@ class TorchServeAdapter:
                 "description": signature.description,
                 "inputs": [spec.to_json() for spec in signature.inputs],
                 "outputs": [spec.to_json() for spec in signature.outputs],
+                "observed_layers": [layer.name for layer in self._model.layers if layer.chosen],
+                "units": self._service.units.report(),
             }
         )
 
