@@ -7,6 +7,7 @@ which works in a folder shared by all of a machine's users and stamps the time i
 import json
 import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,7 +36,13 @@ _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 
 
 def write_archive(
-    target: Path, folder: Path, signature: Signature, certificate: Certificate, example: Example
+    target: Path,
+    folder: Path,
+    signature: Signature,
+    certificate: Certificate,
+    example: Example,
+    *,
+    activation_log: Mapping[str, Any],
 ) -> None:
     """Write a `.mar`, whole or not at all.
 
@@ -45,11 +52,12 @@ def write_archive(
         signature: goes in as signature.json.
         certificate: goes in as certificate.json; decides batch size and delay.
         example: one input, for warming up.
+        activation_log: settings of the log, for model-config.yaml.
     """
     signature.write(folder)
     certificate.write(folder)
     _write_warm_up(folder / WARM_UP_FILE, signature, example)
-    config = yaml.safe_dump(_config(certificate), sort_keys=False)
+    config = yaml.safe_dump(_config(certificate, activation_log), sort_keys=False)
     (folder / CONFIG_FILE).write_text(config, encoding="utf-8")
     files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
     for room in TRAVELLERS:
@@ -98,12 +106,15 @@ def _write_warm_up(path: Path, signature: Signature, example: Example) -> None:
     np.savez(path, **arrays)  # type: ignore[arg-type]
 
 
-def _config(certificate: Certificate) -> dict[str, Any]:
+def _config(certificate: Certificate, activation_log: Mapping[str, Any]) -> dict[str, Any]:
     batching = certificate.batching
+    own: dict[str, Any] = {"threads": 1}
+    if activation_log:
+        own["activation_log"] = dict(activation_log)
     return {
         "batchSize": _BATCH_SIZE if batching.independent else 1,
         "maxBatchDelay": _BATCH_DELAY_MS,
-        "vitrine": {"threads": 1},
+        "vitrine": own,
     }
 
 

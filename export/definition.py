@@ -8,7 +8,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -57,6 +57,8 @@ class Definition:
         inputs: one per tensor of an example.
         outputs: names, or empty to derive them from what the model returns.
         labels: output name to class names.
+        layers: which layers to observe; see `export.layers.choose`.
+        activation_log: the log's settings, for model-config.yaml; the worker checks them.
     """
 
     name: str
@@ -68,6 +70,8 @@ class Definition:
     inputs: tuple[InputOptions, ...]
     outputs: tuple[str, ...] = ()
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    layers: tuple[str, ...] = ()
+    activation_log: dict[str, Any] = field(default_factory=dict)
 
 
 def from_model_file(path: Path, name: str | None = None) -> Definition:
@@ -84,7 +88,7 @@ def from_model_file(path: Path, name: str | None = None) -> Definition:
     build = _function(loaded, path, "build", "returns the nn.Module with its weights")
     examples = _function(loaded, path, "examples", "returns a list of example inputs")
     module = _module(_call(build, path), path)
-    return _definition(
+    definition = _definition(
         name=name or path.stem,
         version=str(getattr(loaded, "VERSION", "1.0")),
         description=(inspect.getdoc(loaded) or "").partition("\n")[0],
@@ -95,6 +99,11 @@ def from_model_file(path: Path, name: str | None = None) -> Definition:
         outputs=getattr(loaded, "OUTPUTS", ()),
         labels=getattr(loaded, "LABELS", {}),
     )
+    log = getattr(loaded, "ACTIVATION_LOG", {})
+    if not isinstance(log, dict):
+        raise ExportError("ACTIVATION_LOG is not a dict", where=str(path), hint='{"mode": "asked"}')
+    layers = _strings(getattr(loaded, "LAYERS", ()), "LAYERS", str(path))
+    return replace(definition, layers=layers, activation_log=log)
 
 
 def from_factory(

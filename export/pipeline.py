@@ -65,7 +65,7 @@ def export_model(
         definition: the model.
         store: an existing folder for the archive, the report and the sample request.
         method: "script" or "trace".
-        layers: which layers to observe; see `export.layers.choose`.
+        layers: which layers to observe instead of the definition's own choice.
         progress: called with the name of each stage as it begins.
 
     Raises:
@@ -93,7 +93,7 @@ def export_model(
                 compiled,
                 signature,
                 observed.cases,
-                patterns=layers,
+                patterns=layers or definition.layers,
                 independent=batching.independent,
             )
             found = observable.layers
@@ -121,7 +121,14 @@ def export_model(
         example = definition.examples[0]
         if found is not None:
             found.write(Path(folder))
-        write_archive(archive, Path(folder), signature, certificate, example)
+        write_archive(
+            archive,
+            Path(folder),
+            signature,
+            certificate,
+            example,
+            activation_log=definition.activation_log,
+        )
         report.write_text(render(signature, certificate, found), encoding="utf-8")
         write_sample(sample, signature, example)
     return Exported(archive, signature, certificate)

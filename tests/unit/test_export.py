@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 from torch import nn
 
@@ -16,6 +17,7 @@ from export.definition import from_model_file
 from export.inputs import variants
 from export.pipeline import export_model
 from export.tensors import compare
+from formats.layers import Layers
 from handlers.model import Model
 from handlers.service import Request, Service
 from tests.conftest import MODEL_FILES, ROOT
@@ -347,6 +349,26 @@ def test_options_that_would_be_ignored_are_refused(tmp_path, capsys):
     assert "two model files" in refusal(capsys, branch, branch, *store)
     assert "cannot be made" in refusal(capsys, branch, "--model-store", branch)
     assert "cannot stand in a URL" in refusal(capsys, branch, "--name", "a..b", *store)
+
+
+def test_a_model_file_chooses_its_layers_and_its_log(tmp_path):
+    path = write(
+        tmp_path / "net.py",
+        "return self.two(self.one(x))",
+        'LAYERS = ["one"]\nACTIVATION_LOG = {"mode": "asked", "folder": "/logs"}',
+    )
+    source = path.read_text().replace(
+        "    def forward",
+        "    def __init__(self):\n        super().__init__()\n"
+        "        self.one, self.two = nn.ReLU(), nn.Tanh()\n\n    def forward",
+    )
+    path.write_text(source)
+    archive = export_model(from_model_file(path), tmp_path).archive
+    with zipfile.ZipFile(archive) as content:
+        config = yaml.safe_load(content.read("model-config.yaml"))
+        content.extract("layers.json", tmp_path)
+    assert config["vitrine"]["activation_log"] == {"mode": "asked", "folder": "/logs"}
+    assert [layer.name for layer in Layers.read(tmp_path).hooked if layer.chosen] == ["one"]
 
 
 def test_activations_called_as_functions_are_named(tmp_path):
