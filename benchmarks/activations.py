@@ -1,10 +1,10 @@
 """What looking inside costs: `scripts/benchmark activations`.
 
 Times one network as a compiled graph without hooks, with hooks that are off, with hooks that are
-asked, and as Python runs it with forward hooks. Each round times every variant once, in turn, so
-that what else the machine does meets all of them; figures are medians over rounds, and ratios
-and differences are taken within a round. Before anything is timed, the answers of all variants
-and the statistics of the compiled and the eager hooks are compared.
+asked, and as Python runs it with forward hooks. Each round times every variant once, in an order
+of its own, so that what else the machine does meets all of them; figures are medians over rounds,
+and ratios and differences are taken within a round. Before anything is timed, the answers of all
+variants and the statistics of the compiled and the eager hooks are compared.
 
 What is timed of an asked request is the graph and the transfer of its vectors to the host. Their
 merging into an activation record and its JSON are the handler's, and not part of this.
@@ -17,6 +17,7 @@ import io
 import json
 import os
 import platform
+import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,13 +33,13 @@ from torch import Tensor, nn
 
 from export.definition import Definition, InputOptions
 from export.eager import reference
-from export.hooks import OBSERVE
+from export.hooks import SUMMARY
 from export.layers import watch
 from export.observed import compile_hooks, set_mode
 from export.signature import infer
 from export.statistics import summarise_rows
 from formats.layers import Layer
-from formats.observation import OFF, STATISTICS
+from formats.observation import OFF, STATISTICS, cut
 from handlers.observe import to_lists
 from models import activation_mlp, digits
 
@@ -207,7 +208,7 @@ class Prepared:
     observed: tuple[Layer, ...]
     hooked: int
     answers: dict[str, Callable[[], Tensor]]
-    statistics: dict[str, Callable[[], list[list[float]]]]
+    statistics: dict[str, Callable[[], Sequence[Sequence[float]]]]
     timed: dict[str, Callable[[], Any]]
 
 
@@ -346,7 +347,7 @@ def prepare(network: Network) -> Prepared:
     whole = _reloaded(observable.module)
     off = torch.jit.freeze(whole)
     set_mode(whole, chosen, STATISTICS)
-    observed: Any = torch.jit.freeze(whole, preserved_attrs=[OBSERVE])
+    observed: Any = torch.jit.freeze(whole, preserved_attrs=[SUMMARY])
     set_mode(whole, [], OFF)
 
     tutorial = copy.deepcopy(module)
@@ -359,9 +360,9 @@ def prepare(network: Network) -> Prepared:
         module(batch)
     activations = [part for call in calls for _, part in call.parts if part is not None]
 
-    def asked() -> tuple[Tensor, list[list[float]]]:
-        answer, _, vectors = observed.observe(batch)
-        return answer, to_lists(vectors)
+    def asked() -> tuple[Tensor, list[Sequence[float]]]:
+        answer, codes, joined = observed.summary(batch)
+        return answer, cut(joined.tolist(), observable.layers.hooked, codes, STATISTICS)
 
     def eager_same() -> list[list[float]]:
         found.clear()
@@ -461,9 +462,11 @@ def measure(
     with torch.inference_mode(), _without_gc():
         repeats = {name: _repeats(call, settings.least_ms) for name, call in calls.items()}
         names = list(calls)
+        shuffle = random.Random(_SEED).shuffle  # noqa: S311 (an order, not a secret)
         for number in range(settings.rounds):
-            # Every second round runs backwards, so that none always follows the same neighbour.
-            for name in names if number % 2 == 0 else reversed(names):
+            # In a new order each round, so that none always follows the same neighbour, or itself.
+            shuffle(names)
+            for name in names:
                 times[name].append(_time(calls[name], repeats[name]) / repeats[name])
             progress(number + 1)
     return times

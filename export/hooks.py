@@ -23,6 +23,9 @@ from formats.observation import INSPECT, OFF, STATISTICS
 
 __all__ = ["Hookable", "define_observe", "hookable", "hooked", "unshare"]
 
+SUMMARY: Final = "summary"
+"""The same with all vectors joined into one: a single tensor to bring to the host."""
+
 OBSERVE: Final = "observe"
 """The method added to the scripted module: its inputs → (outputs, codes, vectors)."""
 
@@ -155,11 +158,11 @@ def hooked(
 def define_observe(
     scripted: torch.jit.ScriptModule, names: Sequence[str], inputs: Sequence[str]
 ) -> None:
-    """Add the method `observe` to a module that was compiled with hooks.
+    """Add the methods `observe` and `summary` to a module that was compiled with hooks.
 
-    It takes what `forward` takes and returns forward's result, a list of integers for each of
-    the named layers, in order, and a list of vectors for each; see `handlers.activations`, which
-    reads them.
+    `observe` takes what `forward` takes and returns forward's result, a list of integers for each
+    of the named layers, in order, and a list of vectors for each; `formats.observation` reads
+    them. `summary` returns one vector in place of those.
     """
     forward: Any = scripted.forward
     schema = forward.schema.arguments[1 : len(inputs) + 1]
@@ -185,6 +188,16 @@ def define_observe(
         ]
     lines += ["    return result, codes, found", ""]
     scripted.define("\n".join(lines))
+    arguments = ", ".join(one.name for one in schema)
+    scripted.define(
+        f"def {SUMMARY}(self, {parameters}):\n"
+        f"    result, codes, found = self.{OBSERVE}({arguments})\n"
+        "    flat = torch.jit.annotate(List[Tensor], [])\n"
+        "    for layer in found:\n"
+        "        flat.extend(layer)\n"
+        "    joined = torch.cat(flat) if len(flat) > 0 else torch.zeros([0])\n"
+        "    return result, codes, joined\n"
+    )
 
 
 def _path(name: str) -> str:

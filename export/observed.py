@@ -11,14 +11,14 @@ from torch import nn
 from export.definition import Definition
 from export.eager import Reference, answer
 from export.errors import ExportError
-from export.hooks import OBSERVE, Hookable, define_observe, hookable, hooked
+from export.hooks import SUMMARY, Hookable, define_observe, hookable, hooked
 from export.inputs import Example
 from export.layers import choose, describe, watch
 from export.tensors import compare, leaves
 from formats.activation import LayerStatistics
 from formats.certificate import Check
 from formats.layers import Layer, Layers
-from formats.observation import OFF, STATISTICS, is_suspect, layer_key, merge, read
+from formats.observation import OFF, STATISTICS, cut, is_suspect, layer_key, merge, read
 from formats.signature import Signature
 
 __all__ = ["Observable", "check", "compile_hooks", "set_mode"]
@@ -130,7 +130,7 @@ def check(
     layers = module_layers.hooked
     chosen = [layer for layer in layers if layer.chosen]
     set_mode(module, chosen, STATISTICS)
-    observed = torch.jit.freeze(module.eval(), preserved_attrs=[OBSERVE])
+    observed = torch.jit.freeze(module.eval(), preserved_attrs=[SUMMARY])
     set_mode(module, [], OFF)
     where = str(definition.source)
     largest = 0.0
@@ -138,14 +138,14 @@ def check(
     step = max(1, len(reference.cases) // _CASES)
     for case, wanted in list(zip(reference.cases, reference.answers, strict=True))[::step]:
         with torch.no_grad():
-            result, codes, found = observed.observe(*(tensor.clone() for tensor in case))
+            result, codes, joined = observed.summary(*(tensor.clone() for tensor in case))
         flat = leaves(result)
         difference = compare(
             wanted, [tensor for _, tensor in flat], [name or "output" for name, _ in flat]
         )
         if not difference.equal:
             raise ExportError(f"the observed graph differs: {difference.detail}", where=where)
-        vectors = [vector.tolist() for layer in found for vector in layer]
+        vectors = cut(joined.tolist(), layers, codes, STATISTICS)
         with watch(definition.module, [layer.name for layer in chosen]) as calls:
             answer(definition.module, case)
         eager = _eager_values(calls, chosen)

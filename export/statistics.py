@@ -1,8 +1,7 @@
 """What a compiled hook records of a tensor. Compiled by TorchScript into the model's graph.
 
-The cheapest calls that carry what is needed: `var_mean`, `aminmax` and `count_nonzero` run
-several times longer than these on large tensors. All results stay on the device; scaling and
-rooting is left to whoever reads them.
+The cheapest calls that carry what is needed: on large tensors `var_mean`, `aminmax` and
+`count_nonzero` run several times longer than the ones used there. All results stay on the device.
 """
 
 from typing import List, Optional  # noqa: UP035 (TorchScript reads these)
@@ -44,8 +43,8 @@ def summarise_rows(
 ) -> None:
     """Append five vectors to `found`, one entry per row: what statistics are made from.
 
-    They are: mean; 2-norm of the values less their mean; minimum; maximum; 2-norm of the signs,
-    whose square is the number of values that are not zero. To `facts` go the number of rows and
+    They are: mean; population variance; minimum; maximum; 2-norm of the signs, whose square is the
+    number of values that are not zero. To `facts` go the number of rows and
     the number of values in each.
     """
     values = by_rows(output, axis)
@@ -56,22 +55,25 @@ def summarise_rows(
         for _ in range(5):
             found.append(torch.full([values.size(0)], float("nan"), device=values.device))
         return
-    mean = values.mean(1)
-    if values.numel() < 65536:
+    if values.numel() < 4096:
         # Few bytes: calls cost more than passes.
-        spread = torch.linalg.vector_norm(values - mean.unsqueeze(1), 2, 1)
+        variance, mean = torch.var_mean(values, [1], correction=0)
+        least, greatest = torch.aminmax(values, dim=1)
     else:
-        # Many bytes: one pass, unless the mean is so large that it would cancel the spread.
+        # Many bytes: the fewest passes. The mean square less the squared mean loses digits where
+        # the mean is large; only there are the values centred first.
+        mean = values.mean(1)
         power = torch.linalg.vector_norm(values, 2, 1)
-        square = power * power - mean * mean * float(count)
-        if bool((mean * mean * float(count) > 4.0 * square).any()):
+        variance = power * power / float(count) - mean * mean
+        if bool((mean * mean > 4.0 * variance).any()):
             spread = torch.linalg.vector_norm(values - mean.unsqueeze(1), 2, 1)
-        else:
-            spread = square.sqrt()
+            variance = spread * spread / float(count)
+        least = values.amin(1)
+        greatest = values.amax(1)
     found.append(mean)
-    found.append(spread)
-    found.append(values.amin(1))
-    found.append(values.amax(1))
+    found.append(variance)
+    found.append(least)
+    found.append(greatest)
     found.append(torch.linalg.vector_norm(values.sign(), 2, 1))
 
 

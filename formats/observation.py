@@ -19,6 +19,7 @@ __all__ = [
     "RAW",
     "STATISTICS",
     "Recorded",
+    "cut",
     "is_suspect",
     "layer_key",
     "merge",
@@ -29,7 +30,7 @@ OFF: Final = 0
 STATISTICS: Final = 1
 RAW: Final = 2
 INSPECT: Final = 3
-"""The modes of a hooked layer: nothing; five vectors for statistics (mean, 2-norm about the mean,
+"""The modes of a hooked layer: nothing; five vectors for statistics (mean, population variance,
 minimum, maximum, 2-norm of the signs); the output itself; two vectors of counts (zeros, values that
 are not finite)."""
 
@@ -91,6 +92,19 @@ def read(layers: Sequence[Layer], codes: Sequence[Sequence[int]], mode: int) -> 
     return records
 
 
+def cut(
+    values: Sequence[float], layers: Sequence[Layer], codes: Sequence[Sequence[int]], mode: int
+) -> list[Sequence[float]]:
+    """Cut the joined vectors of `summary` apart again, in the order of `read`."""
+    vectors = []
+    start = 0
+    for record in read(layers, codes, mode):
+        for _ in range(WIDTH[mode]):
+            vectors.append(values[start : start + record.units])
+            start += record.units
+    return vectors
+
+
 def merge(
     vectors: Sequence[Sequence[float]], count: int, units: range, counts: tuple[int, int] | None
 ) -> LayerStatistics:
@@ -103,14 +117,14 @@ def merge(
         counts: how many of their values are zero and not finite, where that was counted; else
             they are taken to be finite.
     """
-    means, spreads, least, greatest, signs = ([v[unit] for unit in units] for v in vectors)
+    means, variances, least, greatest, signs = ([v[unit] for unit in units] for v in vectors)
     elements = count * len(units)
     if elements == 0:
         return LayerStatistics(0, None, None, None, None, None, 0)
     mean = sum(means) / len(means)
     variance = sum(
-        spread * spread / count + (own - mean) * (own - mean)
-        for spread, own in zip(spreads, means, strict=True)
+        own_variance + (own - mean) * (own - mean)
+        for own_variance, own in zip(variances, means, strict=True)
     ) / len(means)
     if counts is None:
         zeros, non_finite = elements - round(sum(sign * sign for sign in signs)), 0

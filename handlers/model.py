@@ -12,7 +12,7 @@ import torch
 
 from formats.certificate import Certificate
 from formats.layers import Layer, Layers
-from formats.observation import INSPECT, OFF, RAW, STATISTICS, read
+from formats.observation import INSPECT, OFF, RAW, STATISTICS, cut, read
 from formats.signature import Signature, TensorSpec
 from formats.structure import flatten
 from handlers.decode import Array
@@ -66,7 +66,7 @@ class Model:
         if (folder / LAYERS_FILE).exists():
             self.layers = Layers.read(folder).hooked
             self._set_mode([layer for layer in self.layers if layer.chosen], STATISTICS)
-            self._observed = torch.jit.freeze(self._whole, preserved_attrs=["observe"])
+            self._observed = torch.jit.freeze(self._whole, preserved_attrs=["summary"])
             self._set_mode([], OFF)
         self._warm_up(folder / WARM_UP_FILE)
 
@@ -95,9 +95,10 @@ class Model:
         Raises:
             ModelError, RequestError: as `run` does.
         """
-        result, codes, found = self._call(self._observed.observe, arrays)
+        result, codes, joined = self._call(self._observed.summary, arrays)
         records = read(self.layers, codes, STATISTICS)
-        return self._outputs(result), Observation(records, to_lists(found), rows)
+        vectors = cut(joined.cpu().tolist(), self.layers, codes, STATISTICS)
+        return self._outputs(result), Observation(records, vectors, rows)
 
     def inspect(self, arrays: Sequence[Array], rows: int) -> Inspection:
         """Run one request again, slowly, counting in every layer what is not finite."""

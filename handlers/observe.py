@@ -47,7 +47,7 @@ class Observation:
     """
 
     records: list[Recorded]
-    vectors: list[list[float]]
+    vectors: list[Sequence[float]]
     rows: int
 
     def units(self, record: Recorded, start: int, stop: int) -> range:

@@ -239,7 +239,7 @@ def test_no_hook_is_left_on_the_eager_module(inside):
 def test_both_graphs_share_their_weights(inside):
     model = inside(Recurrent).service._model
     weights = {p.data_ptr() for p in model._whole.parameters()}
-    for graph in (model._plain.graph, model._observed.observe.graph):
+    for graph in (model._plain.graph, model._observed.summary.graph):
         constants = [
             node.t("value")
             for node in graph.nodes()
