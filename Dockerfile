@@ -23,6 +23,7 @@ FROM packages AS export
 COPY requirements/export.txt requirements/
 RUN scripts/bootstrap export
 COPY formats/ formats/
+COPY engine/ engine/
 COPY handlers/ handlers/
 COPY export/ export/
 COPY models/ models/

@@ -31,15 +31,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from engine import observed_graph, plain_graph
 from export.definition import Definition, InputOptions
 from export.eager import reference
-from export.hooks import SUMMARY
 from export.layers import watch
-from export.observed import compile_hooks, set_mode
+from export.observed import compile_hooks
 from export.signature import infer
 from export.statistics import summarise_rows
 from formats.layers import Layer
-from formats.observation import OFF, STATISTICS, cut
+from formats.observation import STATISTICS, cut
 from handlers.observe import to_lists
 from models import activation_mlp, digits
 
@@ -345,10 +345,8 @@ def prepare(network: Network) -> Prepared:
 
     plain = torch.jit.freeze(_reloaded(scripted))
     whole = _reloaded(observable.module)
-    off = torch.jit.freeze(whole)
-    set_mode(whole, chosen, STATISTICS)
-    observed: Any = torch.jit.freeze(whole, preserved_attrs=[SUMMARY])
-    set_mode(whole, [], OFF)
+    off = plain_graph(whole)
+    observed = observed_graph(whole, chosen)
 
     tutorial = copy.deepcopy(module)
     _hook(tutorial, chosen, lambda layer: _tutorial_hook)

@@ -26,7 +26,7 @@ MODULE_FILE: Final = "model.pt"
 WARM_UP_FILE: Final = "warmup.npz"
 CONFIG_FILE: Final = "model-config.yaml"
 HANDLER_FILE: Final = "vitrine_handler.py"
-TRAVELLERS: Final = ("handlers", "formats")
+TRAVELLERS: Final = ("handlers", "engine", "formats")
 """The rooms whose code travels in every archive."""
 
 _BATCH_SIZE: Final = 16

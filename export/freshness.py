@@ -13,7 +13,7 @@ from typing import Any, Final
 __all__ = ["FilesRead", "is_fresh", "write_sources"]
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
-_ROOMS: Final = ("export", "handlers", "formats")
+_ROOMS: Final = ("export", "handlers", "engine", "formats")
 _INSTALLED: Final = tuple(
     str(Path(sysconfig.get_path(kind)).resolve()) for kind in ("stdlib", "purelib", "platlib")
 )

@@ -8,32 +8,24 @@ freezing removes all of it, and the plain graph is the one without hooks.
 """
 
 import copy
-import linecache
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
+from engine import OBSERVE, PREFIX, SUMMARY
 from export import statistics
+from export.rewrite import compile_function, opens, rewritten
 from formats.observation import INSPECT, OFF, STATISTICS
 
 __all__ = ["Hookable", "define_observe", "hookable", "hooked", "unshare"]
 
-SUMMARY: Final = "summary"
-"""The same with all vectors joined into one: a single tensor to bring to the host."""
-
-OBSERVE: Final = "observe"
-"""The method added to the scripted module: its inputs → (outputs, codes, vectors)."""
-
-_PREFIX: Final = "_vitrine_"
 _NAMESPACE: Final = {
-    **{name: getattr(typing, name) for name in ("Dict", "List", "Optional", "Tuple", "Any")},
     "torch": torch,
-    "Tensor": Tensor,
     "inspect_rows": statistics.inspect_rows,
     "is_finite": statistics.is_finite,
     "summarise_rows": statistics.summarise_rows,
@@ -45,14 +37,14 @@ class Hookable(typing.NamedTuple):
 
     Attributes:
         name: as `named_modules()` has it.
-        header: the parameters of its forward, as TorchScript source.
-        arguments: their names.
+        signature: of its forward, as TorchScript source.
+        arguments: their names and types.
         result: the type that forward returns.
     """
 
     name: str
-    header: str
-    arguments: tuple[str, ...]
+    signature: str
+    arguments: tuple[tuple[str, Any], ...]
     result: Any
 
 
@@ -100,23 +92,28 @@ def hookable(
         if not name or isinstance(layer, (nn.ModuleList, nn.ModuleDict, nn.ParameterList)):
             continue
         twin = compiled.get(name)
-        if twin is None or not twin._c._has_method("forward"):
-            kind = type(layer).__name__
-            left_out[name] = (
-                f"{kind} has several forwards, one for each type of input"
-                if isinstance(layer, nn.RNNBase)
-                else f"the scripted graph never calls this {kind}"
-            )
+        method = _method(twin)
+        if twin is None or not method:
+            left_out[name] = f"the scripted graph never calls this {type(layer).__name__}"
             continue
-        schema = twin.forward.schema
+        schema = twin._c._get_method(method).schema
         parameters = [
             f"{one.name}: {one.type.annotation_str}"
             + (f" = {one.default_value!r}" if one.has_default_value() else "")
             for one in schema.arguments[1:]
         ]
-        arguments = tuple(one.name for one in schema.arguments[1:])
-        found.append(Hookable(name, ", ".join(parameters), arguments, schema.returns[0].type))
+        arguments = tuple((one.name, one.type) for one in schema.arguments[1:])
+        result = schema.returns[0].type
+        signature = f"({', '.join(['self', *parameters])}) -> {result.annotation_str}"
+        found.append(Hookable(name, signature, arguments, result))
     return found, left_out
+
+
+def _method(twin: Any) -> str:
+    """Name the compiled forward; of several, one for each type of input, that for tensors."""
+    if twin is None:
+        return ""
+    return next((name for name in ("forward", "forward__0") if twin._c._has_method(name)), "")
 
 
 @contextmanager
@@ -133,16 +130,20 @@ def hooked(
     parts = dict(module.named_modules())
     classes: dict[tuple[type, str], type] = {}
     originals: list[tuple[nn.Module, type]] = []
+    # The compiler leaves there which methods have several forms, and reads it the next time.
+    forms = {part: part.__dict__.pop("__overloads__", None) for part in parts.values()}
     try:
         for layer in layers:
             part = parts[layer.name]
             kind = type(part)
-            key = (kind, f"{layer.header} -> {layer.result.annotation_str}")
+            key = (kind, layer.signature)
             if key not in classes:
-                classes[key] = _hooked_class(kind, layer, len(classes))
+                classes[key] = _hooked_class(kind, layer)
             originals.append((part, kind))
             part.__class__ = classes[key]
-            part._vitrine_mode = 0
+            if opens(kind):
+                part._vitrine_open = False
+            part._vitrine_mode = OFF
             part._vitrine_axes = list(axes.get(layer.name, ())) or [-1]
             part._vitrine_calls = 0
             part._vitrine_codes = torch.jit.Attribute([], list[int])
@@ -151,8 +152,12 @@ def hooked(
     finally:
         for part, kind in originals:
             part.__class__ = kind
-            for name in [name for name in vars(part) if name.startswith(_PREFIX)]:
+            for name in [name for name in vars(part) if name.startswith(PREFIX)]:
                 delattr(part, name)
+        for part, names in forms.items():
+            part.__dict__.pop("__overloads__", None)
+            if names is not None:
+                part.__dict__["__overloads__"] = names
 
 
 def define_observe(
@@ -171,9 +176,9 @@ def define_observe(
     for name in names:
         layer = _path(name)
         lines += [
-            f"    {layer}.{_PREFIX}calls = 0",
-            f"    {layer}.{_PREFIX}codes.clear()",
-            f"    {layer}.{_PREFIX}found.clear()",
+            f"    {layer}.{PREFIX}calls = 0",
+            f"    {layer}.{PREFIX}codes.clear()",
+            f"    {layer}.{PREFIX}found.clear()",
         ]
     lines += [
         f"    result = self.forward({', '.join(one.name for one in schema)})",
@@ -183,8 +188,8 @@ def define_observe(
     for name in names:
         layer = _path(name)
         lines += [
-            f"    codes.append({layer}.{_PREFIX}codes)",
-            f"    found.append({layer}.{_PREFIX}found)",
+            f"    codes.append({layer}.{PREFIX}codes)",
+            f"    found.append({layer}.{PREFIX}found)",
         ]
     lines += ["    return result, codes, found", ""]
     scripted.define("\n".join(lines))
@@ -207,19 +212,18 @@ def _path(name: str) -> str:
     return expression
 
 
-def _hooked_class(kind: type, layer: Hookable, number: int) -> type:
-    source = _forward_source(layer)
-    file = f"<vitrine hook {number} on {kind.__name__}>"
-    # TorchScript reads the source of what it compiles, and looks for it here.
-    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
-    namespace = dict(_NAMESPACE)
-    exec(compile(source, file, "exec"), namespace)  # noqa: S102 (the source is made above)
+def _hooked_class(kind: type[nn.Module], layer: Hookable) -> type:
+    original = f"{PREFIX}forward"
+    if issubclass(kind, nn.RNNBase) or opens(kind):
+        inner = rewritten(kind, original, layer.signature)
+    else:
+        inner = _renamed(kind.forward, original)
     return type(
         kind.__name__,
         (kind,),
         {
-            "forward": namespace["forward"],
-            f"{_PREFIX}forward": _renamed(kind.forward, f"{_PREFIX}forward"),  # type: ignore[attr-defined]
+            "forward": compile_function(_forward_source(layer), "forward", kind, _NAMESPACE),
+            original: inner,
             "__module__": kind.__module__,
         },
     )
@@ -238,69 +242,80 @@ def _renamed(function: Any, name: str) -> Any:
 
 
 def _forward_source(layer: Hookable) -> str:
-    finite = " and ".join(f"is_finite({name})" for name in _tensors(layer.header)) or "True"
+    names = ", ".join(name for name, _ in layer.arguments)
+    looks = [line for name, kind in layer.arguments for line in _look(kind, name)]
     lines = [
-        f"def forward(self, {layer.header}) -> {layer.result.annotation_str}:",
-        f"    output = self.{_PREFIX}forward({', '.join(layer.arguments)})",
-        f"    if self.{_PREFIX}mode != {OFF}:",
+        f"def forward{layer.signature}:",
+        "    finite = 1",
+        # Before the call: a layer may work in place.
+        f"    if self.{PREFIX}mode == {INSPECT}:",
+        *(f"        {line}" for line in looks or ["pass"]),
+        f"    output = self.{PREFIX}forward({names})",
+        f"    if self.{PREFIX}mode != {OFF}:",
         "        part = 0",
-        "        finite = 1",
-        f"        if self.{_PREFIX}mode == {INSPECT} and not ({finite}):",
-        "            finite = 0",
         *(f"        {line}" for line in _record(layer.result, "output")),
-        f"        self.{_PREFIX}calls += 1",
+        f"        self.{PREFIX}calls += 1",
         "    return output",
         "",
     ]
     return "\n".join(lines)
 
 
-def _tensors(header: str) -> list[str]:
-    """Return the names of the parameters that are tensors."""
-    pairs = [parameter.partition(" = ")[0].partition(": ") for parameter in _split(header)]
-    return [name for name, _, kind in pairs if kind in ("Tensor", "Optional[Tensor]")]
-
-
-def _split(header: str) -> list[str]:
-    """Split parameters at the commas that are not inside brackets."""
-    parts, depth, start = [], 0, 0
-    for position, letter in enumerate(header):
-        depth += (letter in "[(") - (letter in "])")
-        if letter == "," and depth == 0:
-            parts.append(header[start:position].strip())
-            start = position + 1
-    return [part for part in [*parts, header[start:].strip()] if part]
+def _look(kind: Any, value: str) -> Iterator[str]:
+    """Write the lines that set `finite` to 0 where a value of an argument is not finite."""
+    yield from _leaves(kind, value, lambda leaf: [f"if not is_finite({leaf}):", "    finite = 0"])
 
 
 def _record(kind: Any, value: str) -> Iterator[str]:
     """Write the lines that record one value of a layer's output, in `formats.flatten`'s order."""
+    codes, found = f"self.{PREFIX}codes", f"self.{PREFIX}found"
+
+    def record(leaf: str) -> list[str]:
+        return [
+            f"{codes}.extend([self.{PREFIX}calls, part, finite])",
+            f"axis = self.{PREFIX}axes[part] if part < len(self.{PREFIX}axes) else -1",
+            f"if self.{PREFIX}mode == {STATISTICS}:",
+            f"    summarise_rows({leaf}, axis, {found}, {codes})",
+            f"elif self.{PREFIX}mode == {INSPECT}:",
+            f"    inspect_rows({leaf}, axis, {found}, {codes})",
+            "else:",
+            f"    {codes}.extend([0, 0])",
+            f"    {found}.append({leaf})",
+            "part += 1",
+        ]
+
+    yield from _leaves(kind, value, record, other="part += 1")
+
+
+def _leaves(
+    kind: Any, value: str, lines: Callable[[str], list[str]], other: str = "pass"
+) -> Iterator[str]:
+    """Write lines for each tensor in a value of some type.
+
+    Args:
+        kind: the type.
+        value: an expression of it.
+        lines: what to write for a tensor, given the expression of it.
+        other: what to write for a leaf that is no tensor, None included.
+    """
     shape = kind.kind()
+    name = "".join(letter if letter.isalnum() else "_" for letter in value)
     if shape == "TensorType":
-        codes, found = f"self.{_PREFIX}codes", f"self.{_PREFIX}found"
-        yield f"{codes}.extend([self.{_PREFIX}calls, part, finite])"
-        yield f"axis = self.{_PREFIX}axes[part] if part < len(self.{_PREFIX}axes) else -1"
-        yield f"if self.{_PREFIX}mode == {STATISTICS}:"
-        yield f"    summarise_rows({value}, axis, {found}, {codes})"
-        yield f"elif self.{_PREFIX}mode == {INSPECT}:"
-        yield f"    inspect_rows({value}, axis, {found}, {codes})"
-        yield "else:"
-        yield f"    {codes}.extend([0, 0])"
-        yield f"    {found}.append({value})"
-        yield "part += 1"
+        yield from lines(value)
     elif shape == "TupleType":
         for position, element in enumerate(kind.elements()):
-            yield from _record(element, f"{value}[{position}]")
+            yield from _leaves(element, f"{value}[{position}]", lines, other)
     elif shape == "OptionalType":
-        name = "".join(letter if letter.isalnum() else "_" for letter in value)
-        yield f"{name} = {value}"
-        yield f"if {name} is not None:"
-        yield from (f"    {line}" for line in _record(kind.getElementType(), name))
+        yield f"{name}_ = {value}"
+        yield f"if {name}_ is not None:"
+        yield from (
+            f"    {line}" for line in _leaves(kind.getElementType(), f"{name}_", lines, other)
+        )
         yield "else:"
-        yield "    part += 1"
+        yield f"    {other}"
     elif shape in ("ListType", "DictType"):
         element = kind.getElementType() if shape == "ListType" else kind.getValueType()
-        name = "".join(letter if letter.isalnum() else "_" for letter in value) + "_item"
-        yield f"for {name} in {value}{'.values()' if shape == 'DictType' else ''}:"
-        yield from (f"    {line}" for line in _record(element, name))
+        yield f"for {name}_item in {value}{'.values()' if shape == 'DictType' else ''}:"
+        yield from (f"    {line}" for line in _leaves(element, f"{name}_item", lines, other))
     else:
-        yield "part += 1"
+        yield other

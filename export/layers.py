@@ -4,14 +4,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from types import MethodType
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
+from engine import PREFIX
 from export.eager import answer
 from export.errors import ExportError
 from export.inputs import Example
+from export.rewrite import opens, rewritten
 from export.signature import with_rows
 from export.tensors import compare
 from formats.layers import Layer
@@ -61,12 +64,20 @@ def watch(module: nn.Module, names: Sequence[str]) -> Iterator[list[Call]]:
 
         return hook
 
+    closed = [layer for layer in module.modules() if opens(type(layer))]
     try:
         for name, layer in module.named_modules():
             if name in names:
                 handles.append(layer.register_forward_hook(hook_for(name)))
+        # They would skip the layers inside them, or give those nested tensors.
+        for layer in closed:
+            layer.forward = MethodType(rewritten(type(layer), "forward"), layer)
+            setattr(layer, f"{PREFIX}open", True)
         yield calls
     finally:
+        for layer in closed:
+            layer.__dict__.pop("forward", None)
+            layer.__dict__.pop(f"{PREFIX}open", None)
         for handle in handles:
             handle.remove()
 

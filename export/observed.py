@@ -8,20 +8,21 @@ import numpy as np
 import torch
 from torch import nn
 
+from engine import observed_graph
 from export.definition import Definition
 from export.eager import Reference, answer
 from export.errors import ExportError
-from export.hooks import SUMMARY, Hookable, define_observe, hookable, hooked
+from export.hooks import Hookable, define_observe, hookable, hooked
 from export.inputs import Example
 from export.layers import choose, describe, watch
 from export.tensors import compare, leaves
 from formats.activation import LayerStatistics
 from formats.certificate import Check
 from formats.layers import Layer, Layers
-from formats.observation import OFF, STATISTICS, cut, is_suspect, layer_key, merge, read
+from formats.observation import STATISTICS, cut, is_suspect, layer_key, merge, read
 from formats.signature import Signature
 
-__all__ = ["Observable", "check", "compile_hooks", "set_mode"]
+__all__ = ["Observable", "check", "compile_hooks"]
 
 _CASES: Final = 12
 TOLERANCE: Final = 1e-5
@@ -101,16 +102,10 @@ def _compile_error(module: nn.Module, layers: list[Hookable]) -> str:
             torch.jit.script(module)
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return lines[0] if lines else type(error).__name__
+        # A line that ends in a colon only introduces the one that says what is wrong.
+        said = [line for line in lines if not line.endswith(":")]
+        return next(iter(said or lines), type(error).__name__)
     return ""
-
-
-def set_mode(module: Any, layers: Sequence[Layer], mode: int) -> None:
-    """Set the mode of some layers of a compiled module and OFF for all others."""
-    wanted = {layer.name for layer in layers}
-    for name, layer in module.named_modules():
-        if hasattr(layer, "_vitrine_mode"):
-            layer._vitrine_mode = mode if name in wanted else OFF
 
 
 def check(
@@ -129,9 +124,7 @@ def check(
     """
     layers = module_layers.hooked
     chosen = [layer for layer in layers if layer.chosen]
-    set_mode(module, chosen, STATISTICS)
-    observed = torch.jit.freeze(module.eval(), preserved_attrs=[SUMMARY])
-    set_mode(module, [], OFF)
+    observed = observed_graph(module, chosen)
     where = str(definition.source)
     largest = 0.0
     seen = 0

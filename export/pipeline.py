@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import torch
 
+from engine import plain_graph
 from export import parity, rows
 from export.archive import MODULE_FILE, write_archive, write_sample
 from export.definition import Definition
@@ -22,7 +23,7 @@ from export.observed import compile_hooks
 from export.report import render
 from export.signature import infer
 from export.tensors import TOLERANCE
-from export.torchscript import Method, compile_module, freeze, refuse_state, save
+from export.torchscript import Method, compile_module, refuse_state, save
 from formats.certificate import Certificate, Check
 from formats.layers import Layers
 from formats.signature import Signature
@@ -83,7 +84,7 @@ def export_model(
         refuse_state(compiled, definition)
         save(compiled, module_path, definition)
         progress("row independence")
-        frozen = freeze(torch.jit.load(str(module_path)))
+        frozen = plain_graph(torch.jit.load(str(module_path)))
         batching = rows.measure(frozen, signature, observed.cases)
         found: Layers | None = None
         if method == "script":

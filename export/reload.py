@@ -1,7 +1,7 @@
 """A program of its own: load a saved module where the model's code is not, and run it.
 
-`python -I reload.py ROOT MODULE INPUTS OUTPUTS`. ROOT is where `formats` is; nothing else is
-imported from there. OUTPUTS gets, for the module as loaded and frozen, per case either the
+`python -I reload.py ROOT MODULE INPUTS OUTPUTS`. ROOT is where `engine` and `formats` are; nothing
+else is imported from there. OUTPUTS gets, for the module as loaded and frozen, per case either the
 flat list of (path, tensor) or the text of the error.
 """
 
@@ -28,10 +28,12 @@ def main(root: str, module_path: str, inputs_path: str, outputs_path: str) -> No
     sys.path.insert(0, root)
     import torch
 
+    from engine import plain_graph
+
     torch.set_num_threads(1)
     cases = torch.load(inputs_path, weights_only=True)
     loaded = torch.jit.load(module_path).eval()
-    frozen = torch.jit.freeze(torch.jit.load(module_path).eval())
+    frozen = plain_graph(torch.jit.load(module_path))
     answers = {
         "loaded": [_run(loaded, case) for case in cases],
         "frozen": [_run(frozen, case) for case in cases],

@@ -4,7 +4,7 @@ The cheapest calls that carry what is needed: on large tensors `var_mean`, `amin
 `count_nonzero` run several times longer than the ones used there. All results stay on the device.
 """
 
-from typing import List, Optional  # noqa: UP035 (TorchScript reads these)
+from typing import List  # noqa: UP035 (TorchScript reads these)
 
 import torch
 from torch import Tensor
@@ -91,10 +91,8 @@ def inspect_rows(
     found.append(torch.logical_not(torch.isfinite(values)).sum(1).to(torch.float64))
 
 
-def is_finite(value: Optional[Tensor]) -> bool:  # noqa: UP045
-    """Tell whether all values are finite; None is."""
-    if value is None:
-        return True
+def is_finite(value: Tensor) -> bool:
+    """Tell whether all values are finite."""
     if value.is_floating_point() or value.is_complex():
         return bool(torch.isfinite(value).all())
     return True

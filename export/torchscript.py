@@ -9,11 +9,12 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor, nn
 from torch.jit import TracerWarning  # type: ignore[attr-defined]
+from torch.nn.utils.parametrize import is_parametrized
 
 from export.definition import Definition
 from export.errors import ExportError
 
-__all__ = ["Method", "compile_module", "freeze", "refuse_state", "save"]
+__all__ = ["Method", "compile_module", "refuse_state", "save"]
 
 Method = Literal["script", "trace"]
 
@@ -76,12 +77,27 @@ def compile_module(definition: Definition, method: Method) -> torch.jit.ScriptMo
     """
     try:
         if method == "script":
+            _refuse_parametrizations(definition)
             return torch.jit.script(definition.module)
         return _trace(definition.module, definition.examples[0])
     except ExportError:
         raise
     except Exception as error:
         raise _compile_error(error, definition) from error
+
+
+def _refuse_parametrizations(definition: Definition) -> None:
+    # The compiler's own words would be "integer modulo by zero".
+    for name, part in definition.module.named_modules():
+        if is_parametrized(part):
+            tensor = next(iter(part.parametrizations))
+            raise ExportError(
+                f"layer {name or 'of the whole module'} computes its {tensor} anew in each call "
+                "(torch.nn.utils.parametrize), which TorchScript cannot compile",
+                where=str(definition.source),
+                hint="in build(), after loading the weights: "
+                f"parametrize.remove_parametrizations(layer, {tensor!r})",
+            )
 
 
 def refuse_state(module: torch.jit.ScriptModule, definition: Definition) -> None:
@@ -99,11 +115,6 @@ def refuse_state(module: torch.jit.ScriptModule, definition: Definition) -> None
             where=f"{place[1]}:{place[2]}" if place else str(definition.source),
             hint="keep no state between calls, or leave that part outside the exported module",
         )
-
-
-def freeze(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
-    """Return the graph that will serve: parameters folded in, made for inference only."""
-    return torch.jit.freeze(module.eval())  # type: ignore[no-any-return]
 
 
 def save(module: torch.jit.ScriptModule, path: Path, definition: Definition) -> None:

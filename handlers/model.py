@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from engine import observed_graph, plain_graph, set_mode
 from formats.certificate import Certificate
 from formats.layers import Layer, Layers
 from formats.observation import INSPECT, OFF, RAW, STATISTICS, cut, read
@@ -60,14 +61,13 @@ class Model:
         # frozen graph is for answers only.
         self._paths: list[str] = []
         self._whole: Any = torch.jit.load(str(folder / MODULE_FILE), map_location=device).eval()
-        self._plain: Any = torch.jit.freeze(self._whole)
+        self._plain: Any = plain_graph(self._whole)
         self.layers: tuple[Layer, ...] = ()
         self._observed: Any = None
         if (folder / LAYERS_FILE).exists():
             self.layers = Layers.read(folder).hooked
-            self._set_mode([layer for layer in self.layers if layer.chosen], STATISTICS)
-            self._observed = torch.jit.freeze(self._whole, preserved_attrs=["summary"])
-            self._set_mode([], OFF)
+            chosen = [layer for layer in self.layers if layer.chosen]
+            self._observed = observed_graph(self._whole, chosen, self._plain)
         self._warm_up(folder / WARM_UP_FILE)
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
@@ -133,17 +133,11 @@ class Model:
     def _special(self, layers: Sequence[Layer], mode: int, arrays: Sequence[Array]) -> Any:
         # Rare and one at a time, so the graph that is not frozen serves, and no memory is spent
         # on a third and fourth graph.
-        self._set_mode(layers, mode)
+        set_mode(self._whole, layers, mode)
         try:
             return self._call(self._whole.observe, arrays)
         finally:
-            self._set_mode([], OFF)
-
-    def _set_mode(self, layers: Sequence[Layer], mode: int) -> None:
-        wanted = {layer.name for layer in layers}
-        for name, layer in self._whole.named_modules():
-            if hasattr(layer, "_vitrine_mode"):
-                layer._vitrine_mode = mode if name in wanted else OFF
+            set_mode(self._whole, [], OFF)
 
     def _call(self, function: Any, arrays: Sequence[Array]) -> Any:
         tensors = [

@@ -59,18 +59,57 @@ class Transformer(nn.Module):
         return self.head(y.mean(0))
 
 
+class Encoder(nn.Module):
+    """torch's own transformer layers, which skip the layers inside them when nobody looks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        own = nn.TransformerEncoderLayer(8, 2, 16, activation=nn.GELU(), batch_first=True)
+        first = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
+        self.encoder = nn.TransformerEncoder(own, 2)
+        self.last = first
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Some rows have padding; what the encoder puts there is in the answer.
+        padding = x[:, :, 0] > 2
+        padding[:, 0] = False
+        encoded = self.encoder(x, src_key_padding_mask=padding)
+        return self.head(self.last(encoded))
+
+
 class Recurrent(nn.Module):
-    """An LSTM with activations around it."""
+    """Recurrent layers, with states passed in and out, and activations around them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.inner = nn.Sequential(nn.Linear(3, 6), nn.Tanh())
         self.lstm = nn.LSTM(6, 5, batch_first=True)
+        self.gru = nn.GRU(5, 4, num_layers=2, bidirectional=True)
+        self.rnn = nn.RNN(8, 4, nonlinearity="relu")
         self.gate = nn.Sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
-        out, _ = self.lstm(self.inner(x))
-        return self.gate(out[:, -1])
+        out, (hidden, cell) = self.lstm(self.inner(x))
+        out, _ = self.lstm(self.inner(x), (hidden, cell))
+        out, _ = self.gru(out.transpose(0, 1))
+        out, _ = self.rnn(out)
+        return self.gate(out[-1])
+
+
+class Packed(nn.Module):
+    """An LSTM over sequences of unequal lengths, packed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(3, 5, batch_first=True)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        lengths = (x[:, :, 0] != 0).sum(1).clamp(min=1).cpu()
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, True, False)
+        _, (hidden, _) = self.lstm(packed)
+        return self.relu(hidden[0])
 
 
 class Branching(nn.Module):
@@ -123,7 +162,9 @@ class Spectrum(nn.Module):
 SHAPES = {
     ResidualNet: (1, 6, 6),
     Transformer: (5, 8),
+    Encoder: (5, 8),
     Recurrent: (4, 3),
+    Packed: (4, 3),
     Branching: (4,),
     ManyTypes: (6,),
 }

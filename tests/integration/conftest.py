@@ -23,10 +23,16 @@ START_SECONDS = 240.0
 
 @dataclass(frozen=True)
 class Server:
-    """A server under test; `management` is None where only the inference port can be reached."""
+    """A server under test.
+
+    Attributes:
+        url: base URL of the inference API.
+        management, metrics: None where only the inference port can be reached.
+    """
 
     url: str
     management: str | None
+    metrics: str | None = None
 
     def post(self, path: str, document: object = None, **options) -> requests.Response:
         """POST a JSON document (or `data=`) with a timeout."""
@@ -41,13 +47,17 @@ class Server:
 
 
 @contextmanager
-def running(store: Path, folder: Path) -> Iterator[Server]:
+def running(store: Path, folder: Path, **environment: str) -> Iterator[Server]:
     """Serve a store on free ports until the context ends."""
     state, log = folder / "state.json", folder / "server.log"
     command = [sys.executable, "-m", "server", "--port", "0", "--model-store", str(store)]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*command, "--state", str(state)], cwd=ROOT, stdout=output, stderr=output
+            [*command, "--state", str(state)],
+            cwd=ROOT,
+            env=os.environ | environment,
+            stdout=output,
+            stderr=output,
         )
         try:
             deadline = time.monotonic() + START_SECONDS
@@ -56,7 +66,7 @@ def running(store: Path, folder: Path) -> Iterator[Server]:
                 assert time.monotonic() < deadline, log.read_text()
                 time.sleep(0.1)
             addresses = json.loads(state.read_text())
-            yield Server(addresses["inference"], addresses["management"])
+            yield Server(addresses["inference"], addresses["management"], addresses["metrics"])
         finally:
             process.terminate()
             assert process.wait(timeout=60) == 0, log.read_text()

@@ -2,21 +2,32 @@
 
 import json
 import zipfile
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 
+from engine import plain_graph
 from export.layers import watch
 from export.pipeline import export_model
 from formats.layers import Layers
 from handlers import observe
 from handlers.model import Model
 from handlers.service import Request, Service
-from tests.networks import Branching, ManyTypes, Recurrent, ResidualNet, Transformer, definition
+from tests.networks import (
+    Branching,
+    Encoder,
+    ManyTypes,
+    Packed,
+    Recurrent,
+    ResidualNet,
+    Transformer,
+    definition,
+)
 
 CPU = torch.device("cpu")
-NETWORKS = [ResidualNet, Transformer, Recurrent, Branching, ManyTypes]
+NETWORKS = [ResidualNet, Transformer, Encoder, Recurrent, Branching, ManyTypes]
 
 
 class Inside:
@@ -133,7 +144,7 @@ def test_the_default_layers_are_activations_and_what_feeds_the_output(tmp_path):
 
 
 def test_layers_that_no_hook_fits_are_named(inside):
-    assert "LSTM" in inside(Recurrent).layers.left_out["lstm"]
+    assert "PackedSequence" in inside(Packed).layers.left_out["lstm"]
 
 
 def test_asking_changes_nothing_for_those_who_do_not_ask(inside):
@@ -227,6 +238,33 @@ def test_a_header_that_is_not_understood_is_refused_alone(inside, header, words)
     assert words in json.loads(bad.body)["error"]["message"]
 
 
+def _nodes(graph):
+    """How often each kind of node is in a graph and in its branches and loops."""
+    found = Counter()
+    for node in graph.nodes():
+        found[node.kind()] += 1
+        for block in node.blocks():
+            found += _nodes(block)
+    del found["prim::Constant"]
+    return found
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_nothing_of_the_hooks_is_left_in_the_graph_of_those_who_do_not_ask(kind, tmp_path):
+    torch.jit.script(definition(kind).module).save(str(tmp_path / "never_hooked.pt"))
+    never_hooked = plain_graph(torch.jit.load(str(tmp_path / "never_hooked.pt")))
+    served = Inside(kind, tmp_path).service._model._plain
+    assert not _nodes(served.graph) - _nodes(never_hooked.graph)
+
+
+def test_batch_norm_is_folded_into_convolutions(inside):
+    model = inside(ResidualNet, layers=("*relu",)).service._model
+    for graph in (model._plain.graph, model._observed.summary.graph):
+        kinds = _nodes(graph)
+        assert "aten::conv2d" in kinds
+        assert "aten::batch_norm" not in kinds
+
+
 def test_no_hook_is_left_on_the_eager_module(inside):
     served = inside(ManyTypes)
     for name, layer in served.definition.module.named_modules():
@@ -236,16 +274,28 @@ def test_no_hook_is_left_on_the_eager_module(inside):
         assert "_vitrine_forward" not in vars(type(layer)), name
 
 
+def _tensors(graph):
+    """Where the tensors are that a graph holds."""
+    return {
+        node.t("value").data_ptr()
+        for node in graph.findAllNodes("prim::Constant", recurse=True)
+        if node.hasAttribute("value")
+        and node.kindOf("value") == "t"
+        and node.t("value").numel() > 1
+    }
+
+
 def test_both_graphs_share_their_weights(inside):
     model = inside(Recurrent).service._model
     weights = {p.data_ptr() for p in model._whole.parameters()}
-    for graph in (model._plain.graph, model._observed.summary.graph):
-        constants = [
-            node.t("value")
-            for node in graph.nodes()
-            if node.kind() == "prim::Constant"
-            and node.hasAttribute("value")
-            and node.kindOf("value") == "t"
-        ]
-        assert any(c.numel() > 1 for c in constants)
-        assert all(c.data_ptr() in weights for c in constants if c.numel() > 1)
+    for graph in (model._plain.graph, model._observed.graph, model._observed.summary.graph):
+        assert _tensors(graph)
+        assert _tensors(graph) <= weights
+
+
+def test_both_graphs_share_what_was_folded(inside):
+    model = inside(ResidualNet, layers=("*relu",)).service._model
+    weights = {p.data_ptr() for p in model._whole.parameters()}
+    folded = _tensors(model._plain.graph) - weights
+    assert len(folded) >= 4
+    assert _tensors(model._observed.summary.graph) <= weights | folded

@@ -132,6 +132,18 @@ def test_a_line_that_cannot_be_compiled_is_named(tmp_path, capsys):
     assert "try" in error
 
 
+def test_a_parametrised_layer_is_refused_with_what_to_call(tmp_path, capsys):
+    body = "return self.inner(x)"
+    header = "from torch.nn.utils.parametrizations import weight_norm"
+    file = write(tmp_path / "normed.py", body, header)
+    lines = ("net = Net()", "net.inner = weight_norm(nn.Linear(3, 2))", "return net")
+    made = "\n    ".join(("def build():", *lines))
+    file.write_text(file.read_text().replace("def build():\n    return Net()", made))
+    error = refusal(capsys, file, "--model-store", tmp_path)
+    assert "layer inner computes its weight anew" in error
+    assert "remove_parametrizations(layer, 'weight')" in error
+
+
 def test_tracing_a_branch_is_refused(tmp_path, capsys):
     branch = MODEL_FILES / "branch.py"
     error = refusal(capsys, "--trace", branch, "--model-store", tmp_path)

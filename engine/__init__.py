@@ -1,0 +1,15 @@
+"""The graphs that answer, made from a saved module: the same for the export and for serving.
+
+What the export verifies is what serves, because both make it here.
+"""
+
+from engine.torchscript import (
+    OBSERVE,
+    PREFIX,
+    SUMMARY,
+    observed_graph,
+    plain_graph,
+    set_mode,
+)
+
+__all__ = ["OBSERVE", "PREFIX", "SUMMARY", "observed_graph", "plain_graph", "set_mode"]
