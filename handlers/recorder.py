@@ -46,7 +46,7 @@ class Recorder:
         self._signature = signature
         self._settings = settings or LogSettings()
         self._log = ActivationLog(self._settings, signature.model)
-        self._samples: list[Sample] = []
+        self._samples: dict[tuple[str, str], Sample] = {}
         self._reported = (0, 0)
         self._random = random.Random()  # noqa: S311 (sampling is no secret)
 
@@ -110,7 +110,8 @@ class Recorder:
 
     def take_samples(self) -> list[Sample]:
         """Return what there is for the metrics since the last call."""
-        taken, self._samples = self._samples, []
+        taken = list(self._samples.values())
+        self._samples.clear()
         if self._settings.mode != "off":
             counts = self._log.counts()
             now = (counts.written, counts.total_dropped)
@@ -130,24 +131,20 @@ class Recorder:
     def _count(self, seen: Activations) -> None:
         for key, record in seen.layers.items():
             total = record.total
-            labels = {"Layer": key}
             if total.mean is not None:
-                self._samples.append(
-                    Sample("vitrine_activation_mean", total.mean, labels, counter=False)
-                )
+                self._sample("vitrine_activation_mean", total.mean, key)
             if total.zero_fraction is not None:
-                self._samples.append(
-                    Sample(
-                        "vitrine_activation_zero_fraction",
-                        total.zero_fraction,
-                        labels,
-                        counter=False,
-                    )
-                )
+                self._sample("vitrine_activation_zero_fraction", total.zero_fraction, key)
             if total.non_finite:
-                self._samples.append(
-                    Sample("vitrine_activation_non_finite", total.non_finite, labels, counter=True)
-                )
+                self._sample("vitrine_activation_non_finite", total.non_finite, key, counter=True)
+
+    def _sample(self, name: str, value: float, layer: str, *, counter: bool = False) -> None:
+        # One for each name and layer, however many requests a batch has: TorchServe reads each
+        # as a line of text.
+        before = self._samples.get((name, layer))
+        if counter and before is not None:
+            value += before.value
+        self._samples[name, layer] = Sample(name, value, {"Layer": layer}, counter)
 
 
 def _strange(seen: Activations) -> bool:

@@ -1,6 +1,7 @@
 """TorchServe's API, and nothing else: the adapter between its worker and `handlers.service`."""
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ _PHRASES: Final = {
 # worker's connection, and with it everybody's request.
 _DEFAULT_LIMIT: Final = 6_553_500
 _FRAME_BYTES: Final = 4096  # room for headers and ids of one answer
+_LEAST_WITH_PLUS: Final = 1e16  # written as 1e+16
 _BODY_PARTS: Final = ("body", "data")
 
 
@@ -118,11 +120,11 @@ class TorchServeAdapter:
         from ts.metrics.metric_type_enum import MetricTypes
 
         for sample in samples:
-            dimensions = [Dimension(name, value) for name, value in sample.labels.items()]
+            dimensions = [Dimension(name, _label(value)) for name, value in sample.labels.items()]
             kind = MetricTypes.COUNTER if sample.counter else MetricTypes.GAUGE
             context.metrics.add_metric(
                 sample.name,
-                sample.value,
+                _plain(sample.value),
                 unit="Count",
                 dimensions=dimensions,
                 metric_type=kind,
@@ -143,6 +145,16 @@ class TorchServeAdapter:
                 "units": self._service.units.report(),
             }
         )
+
+
+def _label(text: str) -> str:
+    """Write a metric's label so that TorchServe reads it back: its lines split at `:`, `,`, `|`."""
+    return re.sub(r"[^\w.@/-]", "_", text.replace(":", "/"))
+
+
+def _plain(value: float) -> float:
+    """Return a number that Python writes without a "+", which TorchServe does not read."""
+    return value if abs(value) < _LEAST_WITH_PLUS else int(value)
 
 
 def _device(gpu_id: Any) -> torch.device:

@@ -1,9 +1,11 @@
 """Models that the handler was not written for, over HTTP, without a change to it."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import requests
 import torch
 
 from export.definition import from_model_file
@@ -48,9 +50,28 @@ def test_a_token_out_of_range_is_named(others):
     assert "[1] is 50, outside [0, 49]" in answer.json()["error"]["message"]
 
 
-def test_management_describes_the_signature(others):
-    import requests
+def test_metrics_tell_of_each_part_of_a_layer(others):
+    """TorchServe reads metrics as lines of text, which a name like `lstm:0` would break."""
+    answer = others.post(
+        "/predictions/lstm_states",
+        {"inputs": {"x": torch.ones(2, 3, 4).tolist()}},
+        headers={"X-Activations": "stats"},
+    )
+    assert answer.status_code == 200, answer.text
+    keys = [key for key in answer.json()["activations"]["layers"] if ":" in key]
+    assert keys
+    deadline = time.monotonic() + 30
+    while True:
+        metrics = requests.get(f"{others.metrics}/metrics", timeout=10).text
+        lines = [line for line in metrics.splitlines() if "vitrine_activation_mean{" in line]
+        told = [f'Layer="{key.replace(":", "/")}"' for key in keys]
+        if all(any(label in line for line in lines) for label in told):
+            break
+        assert time.monotonic() < deadline, lines
+        time.sleep(0.2)
 
+
+def test_management_describes_the_signature(others):
     url = f"{others.management}/models/token_lstm?customized=true"
     [described] = requests.get(url, timeout=10).json()
     assert described["customizedMetadata"]["inputs"][0]["name"] == "tokens"

@@ -1,6 +1,7 @@
 """What is logged and measured of requests that were answered."""
 
 import json
+import re
 import time
 import zipfile
 
@@ -11,6 +12,7 @@ from handlers.log_settings import LogSettings
 from handlers.model import Model
 from handlers.recorder import Recorder
 from handlers.service import Request, Service
+from handlers.torchserve import _label, _plain
 
 
 @pytest.fixture
@@ -98,3 +100,20 @@ def test_metrics_tell_of_layers_and_of_records(served, tmp_path):
     assert 0 <= fraction.value <= 1
     assert not fraction.counter
     assert recorder.take_samples() == []
+
+
+@pytest.mark.parametrize(("value", "written"), [(1e20, 1e20), (-3.5e300, -3.5e300), (0.1, 0.1)])
+def test_torchserve_reads_every_metric(value, written):
+    """What Metric.java accepts: no "+" in a number, no colon, comma or bar in a label."""
+    text = str(_plain(value))
+    assert re.fullmatch(r"[0-9\-,.e]+", text)
+    assert float(text) == written
+    assert _label("blocks.0.relu@1:out|a,b") == "blocks.0.relu@1/out_a_b"
+
+
+def test_a_batch_is_told_once_for_each_layer(served, tmp_path):
+    service, recorder = served(mode="asked")
+    service.handle([Request(BODY, ASKING, str(number)) for number in range(5)])
+    lines(recorder, tmp_path, 5)
+    names = [(s.name, s.labels.get("Layer")) for s in recorder.take_samples()]
+    assert len(names) == len(set(names))
