@@ -7,6 +7,8 @@ Three forms are taken, as TensorFlow Serving and KServe v1 write them:
 - a bare value (nested lists) for a model with one input, or `{name: value, ...}`.
 
 A value may leave out the row axis: it is then one row, and so is its answer.
+
+`handlers.oip` reads a fourth form, the Open Inference Protocol's, with the same checks of values.
 """
 
 import math
@@ -21,8 +23,21 @@ from formats.signature import Signature, TensorSpec
 from handlers import jsontext
 from handlers.errors import RequestError
 
-__all__ = ["Array", "Question", "decode"]
-
+__all__ = [
+    "Array",
+    "Body",
+    "Question",
+    "check",
+    "check_shape",
+    "count_rows",
+    "decode",
+    "describe",
+    "named",
+    "parse",
+    "question",
+    "to_array",
+    "too_deep",
+]
 
 Array = npt.NDArray[Any]
 
@@ -31,6 +46,8 @@ Form = Literal["outputs", "predictions"]
 # bfloat16 has no NumPy type: such inputs are read as float32 and narrowed by torch.
 _NUMPY: Final = {"bfloat16": "float32"}
 _KINDS: Final = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}
+# Sizes that an error repeats; NumPy itself stops at 64 axes.
+_LONGEST_SHAPE: Final = 64
 _NOUNS: Final = {"f": "numbers", "i": "whole numbers", "u": "whole numbers", "b": "true or false"}
 
 
@@ -51,31 +68,63 @@ class Question:
     form: Form
 
 
+@dataclass(frozen=True)
+class Body:
+    """A body that was JSON.
+
+    Attributes:
+        document: its value.
+        suspicious: whether it has a word that NumPy would read as a number.
+    """
+
+    document: Any
+    suspicious: bool
+
+
 def decode(body: bytes, signature: Signature) -> Question:
-    """Read a JSON body against a signature.
+    """Read a JSON body against a signature: `parse`, then `question`.
 
     Raises:
         RequestError: naming the input and what was expected.
     """
+    return question(parse(body, signature), signature)
+
+
+def parse(body: bytes, signature: Signature) -> Body:
+    """Read JSON, whatever form it has.
+
+    Raises:
+        RequestError: there is no body, or it is not JSON.
+    """
     if not body.strip():
         raise RequestError("empty_body", "the request has no body", expected=_usage(signature))
-    # NumPy reads [true, 1.5] as numbers. Only a body that has the words can hide one.
-    suspicious = b"true" in body or b"false" in body
     try:
-        return _question(_parsed(body), signature, suspicious)
-    except RecursionError:
-        raise RequestError(
-            "wrong_shape", "the body is nested too deeply", expected=_usage(signature)
-        ) from None
-
-
-def _parsed(body: bytes) -> Any:
-    try:
-        return jsontext.loads(body)
+        document = jsontext.loads(body)
     except ValueError as error:
         raise RequestError(
             "not_json", f"the body is not JSON: {ascii(str(error))[1:-1]}", expected="JSON"
         ) from None
+    except RecursionError:
+        raise too_deep(signature) from None
+    # NumPy reads [true, 1.5] as numbers. Only a body that has the words can hide one.
+    return Body(document, b"true" in body or b"false" in body)
+
+
+def question(body: Body, signature: Signature) -> Question:
+    """Read one of the three forms against a signature.
+
+    Raises:
+        RequestError: naming the input and what was expected.
+    """
+    try:
+        return _question(body.document, signature, body.suspicious)
+    except RecursionError:
+        raise too_deep(signature) from None
+
+
+def too_deep(signature: Signature) -> RequestError:
+    """Return the error for a body that Python cannot walk through."""
+    return RequestError("wrong_shape", "the body is nested too deeply", expected=_usage(signature))
 
 
 def _question(document: Any, signature: Signature, suspicious: bool) -> Question:
@@ -83,12 +132,12 @@ def _question(document: Any, signature: Signature, suspicious: bool) -> Question
     arrays = []
     singles = []
     for spec in signature.inputs:
-        array = _array(columns[spec.name], spec, suspicious)
+        array = to_array(columns[spec.name], spec, suspicious)
         single = form == "outputs" and signature.row_axis and array.ndim == len(spec.shape) - 1
-        _check(array, spec, spec.shape[1:] if single else spec.shape)
+        check(array, spec, spec.shape[1:] if single else spec.shape)
         arrays.append(array[np.newaxis] if single else array)
         singles.append(single)
-    rows = _rows(arrays, singles, signature)
+    rows = count_rows(arrays, singles, signature)
     return Question(tuple(arrays), rows, singles[0], form)
 
 
@@ -115,10 +164,10 @@ def _columns(document: Any, signature: Signature) -> tuple[Form, dict[str, Any]]
         inputs = document["inputs"]
         if not isinstance(inputs, dict):
             return "outputs", _columns(inputs, signature)[1]
-        return "outputs", _named(inputs, signature)
+        return "outputs", named(inputs, signature)
     if "instances" in document:
         return "predictions", _instances(document["instances"], signature)
-    return "outputs", _named(document, signature)
+    return "outputs", named(document, signature)
 
 
 def _instances(instances: Any, signature: Signature) -> dict[str, list[Any]]:
@@ -142,15 +191,28 @@ def _instances(instances: Any, signature: Signature) -> dict[str, list[Any]]:
         if not isinstance(instance, dict):
             raise RequestError(
                 "wrong_type",
-                f'row {number} of "instances" is {_noun(instance)}',
+                f'row {number} of "instances" is {describe(instance)}',
                 expected=f"an object with {', '.join(names)}",
             )
-        rows.append(_named(instance, signature, f" in row {number}"))
+        rows.append(named(instance, signature, f" in row {number}"))
     return {name: [row[name] for row in rows] for name in names}
 
 
-def _named(columns: dict[str, Any], signature: Signature, where: str = "") -> dict[str, Any]:
-    expected = _usage(signature)
+def named(
+    columns: dict[str, Any], signature: Signature, where: str = "", usage: str | None = None
+) -> dict[str, Any]:
+    """Return the same, if it has each of the model's inputs and nothing else.
+
+    Args:
+        columns: by name.
+        signature: names the inputs.
+        where: said behind the message, e.g. " in row 3".
+        usage: what to expect; by default the form with names.
+
+    Raises:
+        RequestError: an input is missing, or there is no such input.
+    """
+    expected = usage or _usage(signature)
     for spec in signature.inputs:
         if spec.name not in columns:
             raise RequestError(
@@ -169,8 +231,20 @@ def _named(columns: dict[str, Any], signature: Signature, where: str = "") -> di
     return columns
 
 
-def _array(value: Any, spec: TensorSpec, suspicious: bool) -> Array:
-    """Turn nested lists into an array of the spec's dtype, refusing what NumPy would coerce."""
+def to_array(value: Any, spec: TensorSpec, suspicious: bool) -> Array:
+    """Turn nested lists into an array of the spec's dtype, refusing what NumPy would coerce.
+
+    Args:
+        value: lists of any depth; nothing is said of their shape here.
+        spec: the input they are for.
+        suspicious: whether `true` or `false` may hide among numbers.
+
+    Returns:
+        A contiguous array of the spec's dtype, float32 for bfloat16, with the shape of `value`.
+
+    Raises:
+        RequestError: it is empty or ragged, or a value is of another kind or does not fit.
+    """
     target = np.dtype(_NUMPY.get(spec.dtype, spec.dtype))
     try:
         array = np.asarray(value)
@@ -205,21 +279,37 @@ def _narrowed(array: Array, spec: TensorSpec, target: "np.dtype[Any]") -> Array:
     return narrowed
 
 
-def _check(array: Array, spec: TensorSpec, shape: tuple[int, ...]) -> None:
-    fits = array.ndim == len(shape) and all(
-        wanted in (-1, got) for wanted, got in zip(shape, array.shape, strict=True)
-    )
-    if not fits:
-        raise RequestError(
-            "wrong_shape",
-            f"input {spec.name!r} has shape {list(array.shape)}",
-            input=spec.name,
-            expected=_shapes(spec),
-        )
+def check(array: Array, spec: TensorSpec, shape: tuple[int, ...]) -> None:
+    """Compare an array with the shape it must have, and its values with the spec's bounds.
+
+    Raises:
+        RequestError: naming the input and what was expected.
+    """
+    check_shape(array.shape, spec, shape)
     if spec.minimum is not None or spec.maximum is not None:
         low = -math.inf if spec.minimum is None else spec.minimum
         high = math.inf if spec.maximum is None else spec.maximum
         _check_range(array, spec, low, high, f"[{low:g}, {high:g}]")
+
+
+def check_shape(found: Sequence[int], spec: TensorSpec, shape: tuple[int, ...]) -> None:
+    """Compare a shape with the one it must be; -1 is any size.
+
+    Raises:
+        RequestError: naming the input and the shape that was expected.
+    """
+    fits = len(found) == len(shape) and all(
+        wanted in (-1, got) for wanted, got in zip(shape, found, strict=True)
+    )
+    if not fits:
+        more = ", ..." if len(found) > _LONGEST_SHAPE else ""
+        listed = ", ".join(map(str, found[:_LONGEST_SHAPE]))
+        raise RequestError(
+            "wrong_shape",
+            f"input {spec.name!r} has shape [{listed}{more}]",
+            input=spec.name,
+            expected=_shapes(spec),
+        )
 
 
 def _shapes(spec: TensorSpec) -> str:
@@ -238,7 +328,17 @@ def _check_range(array: Array, spec: TensorSpec, low: float, high: float, name: 
     )
 
 
-def _rows(arrays: Sequence[Array], singles: Sequence[bool], signature: Signature) -> int:
+def count_rows(arrays: Sequence[Array], singles: Sequence[bool], signature: Signature) -> int:
+    """Return how many rows the inputs hold; 1 for a model without a row axis.
+
+    Args:
+        arrays: one per input, with the row axis where it has one.
+        singles: per input, whether the request left that axis out.
+        signature: names the inputs.
+
+    Raises:
+        RequestError: the inputs do not agree.
+    """
     if not signature.row_axis:
         return 1
     counts = {len(array) for array in arrays}
@@ -274,7 +374,7 @@ def _wrong_value(value: Any, spec: TensorSpec, target: "np.dtype[Any]") -> Reque
         code = "ragged"
     else:
         index, wrong = found
-        message = f"input {spec.name!r} at {_at(index)} is {_noun(wrong)}, not {_one(noun)}"
+        message = f"input {spec.name!r} at {_at(index)} is {describe(wrong)}, not {_one(noun)}"
         code = "wrong_type"
     return RequestError(
         code, message, input=spec.name, expected=f"{noun}, nested as {_shapes(spec)}"
@@ -318,7 +418,8 @@ def _one(noun: str) -> str:
     return {"numbers": "a number", "whole numbers": "a whole number"}.get(noun, noun)
 
 
-def _noun(value: Any) -> str:
+def describe(value: Any) -> str:
+    """Return words for a JSON value that should not be where it is."""
     if value is None:
         return "null"
     if isinstance(value, bool):

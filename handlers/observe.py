@@ -14,7 +14,18 @@ from formats.observation import Recorded, is_suspect, merge
 from handlers.decode import Array
 from handlers.errors import RequestError
 
-__all__ = ["Inspection", "Observation", "Wanted", "limited", "only", "parse_header", "to_lists"]
+__all__ = [
+    "HEADER",
+    "Inspection",
+    "Observation",
+    "Wanted",
+    "layer_of",
+    "limited",
+    "only",
+    "parse_header",
+    "select",
+    "to_lists",
+]
 
 HEADER: Final = "x-activations"
 RAW_LIMIT: Final = 1_000_000
@@ -28,12 +39,12 @@ class Wanted:
     """What a request asks to see.
 
     Attributes:
-        raw: the activations themselves rather than their statistics.
-        layers: names of the layers.
+        stats: names of the layers whose statistics are wanted.
+        raw: names of the layers whose activations themselves are wanted.
     """
 
-    raw: bool
-    layers: frozenset[str]
+    stats: frozenset[str] = frozenset()
+    raw: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -152,21 +163,46 @@ def parse_header(headers: Mapping[str, str], layers: Sequence[Layer]) -> Wanted 
     kind, _, rest = text.partition(";")
     key, _, globs = rest.strip().partition("=")
     kind = kind.strip().lower()
-    names = [layer.name for layer in layers if layer.chosen or kind == "raw"]
     if kind not in ("stats", "raw") or (rest.strip() and key.strip().lower() != "layers"):
         raise _refused(f"X-Activations: {text!a} is not understood", _EXPECTED)
+    names = _observable(layers, raw=kind == "raw")
+    patterns = [glob.strip() for glob in globs.split(",") if glob.strip()]
+    if kind == "stats":
+        return Wanted(stats=_matching(patterns, names) if patterns else frozenset(names))
+    if not patterns:
+        raise _refused("raw activations of which layers?", "raw; layers=GLOB,...")
+    return Wanted(raw=_matching(patterns, names))
+
+
+def select(patterns: Sequence[str], layers: Sequence[Layer], *, raw: bool) -> frozenset[str]:
+    """Choose layers by name.
+
+    Args:
+        patterns: globs.
+        layers: those that hooks are compiled into.
+        raw: whether to choose among all of them, rather than among the observed ones.
+
+    Returns:
+        Their names.
+
+    Raises:
+        RequestError: a glob fits no layer, or the model has none.
+    """
+    return _matching(patterns, _observable(layers, raw=raw))
+
+
+def _observable(layers: Sequence[Layer], *, raw: bool) -> list[str]:
+    names = [layer.name for layer in layers if layer.chosen or raw]
     if not names:
         raise _refused("this model has no layers that can be observed", "a scripted model")
-    patterns = [glob.strip() for glob in globs.split(",") if glob.strip()]
-    if not patterns:
-        if kind == "raw":
-            raise _refused("raw activations of which layers?", "raw; layers=GLOB,...")
-        return Wanted(False, frozenset(names))
-    found = {name for name in names for glob in patterns if fnmatchcase(name, glob)}
+    return names
+
+
+def _matching(patterns: Sequence[str], names: Sequence[str]) -> frozenset[str]:
     missing = [glob for glob in patterns if not any(fnmatchcase(name, glob) for name in names)]
     if missing:
         raise _refused(f"no observed layer is named {missing[0]!a}", ", ".join(names))
-    return Wanted(kind == "raw", frozenset(found))
+    return frozenset(name for name in names for glob in patterns if fnmatchcase(name, glob))
 
 
 def _refused(message: str, expected: str) -> RequestError:
@@ -175,20 +211,25 @@ def _refused(message: str, expected: str) -> RequestError:
 
 def only(seen: Activations, wanted: frozenset[str]) -> Activations:
     """Return the same with the statistics of some layers only; the flags stay those of all."""
-    kept = {
-        key: record
-        for key, record in seen.layers.items()
-        if key.partition("@")[0].partition(":")[0] in wanted
-    }
+    kept = {key: record for key, record in seen.layers.items() if layer_of(key) in wanted}
     return replace(seen, layers=kept)
 
 
+def layer_of(key: str) -> str:
+    """Return the name of the layer that an activation key belongs to."""
+    return key.partition("@")[0].partition(":")[0]
+
+
 def limited(raw: Mapping[str, Array]) -> Mapping[str, Array]:
-    """Return raw activations, if they are few enough to be sent.
+    """Return raw activations, if they can be sent.
 
     Raises:
-        RequestError: there are more values than `RAW_LIMIT`.
+        RequestError: there are more values than `RAW_LIMIT`, or they are complex.
     """
+    for key, array in raw.items():
+        # No form of an answer has a word for them; only their statistics can be told.
+        if array.dtype.kind == "c":
+            raise _refused(f"the activations of {key!a} are complex", "layers with real values")
     sizes = {key: int(array.size) for key, array in raw.items()}
     if sum(sizes.values()) > RAW_LIMIT:
         listed = ", ".join(f"{key}: {size}" for key, size in sizes.items())

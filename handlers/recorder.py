@@ -69,6 +69,7 @@ class Recorder:
         headers: Mapping[str, str],
         draw: float,
         *,
+        asked: bool,
         rows: int,
         seen: Activations | None,
         error: str | None,
@@ -79,13 +80,14 @@ class Recorder:
             request_id: the server's own id.
             headers: of the request.
             draw: its random number.
+            asked: whether it asks for activations.
             rows: how many rows it had; 0 if that was never known.
             seen: what its layers looked like, if they were measured.
             error: the code of the error it ended in, or None.
         """
         reason = self._settings.reason(
             draw,
-            asked="x-activations" in headers,
+            asked=asked,
             error=error is not None,
             non_finite=seen is not None and _strange(seen),
         )

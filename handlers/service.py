@@ -9,13 +9,21 @@ from typing import Any, Final
 import numpy as np
 
 from formats.activation import Activations
-from handlers import jsontext
+from handlers import jsontext, oip
 from handlers.batch import groups, join, split
-from handlers.decode import Array, Question, decode
+from handlers.decode import Array, Question, parse, question
 from handlers.encode import answer
 from handlers.errors import RequestError
 from handlers.model import Model
-from handlers.observe import Observation, Wanted, limited, only, parse_header
+from handlers.observe import (
+    HEADER,
+    Observation,
+    Wanted,
+    layer_of,
+    limited,
+    only,
+    parse_header,
+)
 from handlers.recorder import Recorder
 from handlers.units import UnitWatch
 
@@ -64,13 +72,21 @@ class _Asked:
 
     Attributes:
         question: what it asks of the model.
-        wanted: what it asks to see inside.
+        wanted: what its header asks to see inside.
+        envelope: how it is to be answered, if it came in the Open Inference Protocol.
         draw: its random number, for sampling.
     """
 
     question: Question
     wanted: Wanted | None
+    envelope: oip.Envelope | None
     draw: float
+
+    @property
+    def looks_inside(self) -> bool:
+        """Whether it asks for activations, in its header or among its outputs."""
+        among_outputs = self.envelope is not None and self.envelope.wanted is not None
+        return self.wanted is not None or among_outputs
 
 
 @dataclass(frozen=True)
@@ -107,9 +123,7 @@ class Service:
         asked: list[_Asked] = []
         for place, request in enumerate(requests):
             try:
-                question = decode(request.body, self._model.signature)
-                wanted = parse_header(request.headers, self._model.layers)
-                asked.append(_Asked(question, wanted, draws[place]))
+                asked.append(self._asked(request, draws[place]))
                 places.append(place)
             except Exception as error:
                 outcomes[place] = _Outcome(_told(error))
@@ -119,17 +133,30 @@ class Service:
             group = [asked[member] for member in members]
             for member, outcome in zip(members, self._answers(group), strict=True):
                 outcomes[places[member]] = outcome
-        for request, outcome, draw in zip(requests, outcomes, draws, strict=True):
-            self._record(request, outcome, draw)
+        inside = {place for place, one in zip(places, asked, strict=True) if one.looks_inside}
+        for place, (request, outcome) in enumerate(zip(requests, outcomes, strict=True)):
+            self._record(request, outcome, draws[place], asks=place in inside)
         pairs = zip(requests, outcomes, strict=True)
         return [_respond(request, outcome.result) for request, outcome in pairs]
 
-    def _record(self, request: Request, outcome: _Outcome, draw: float) -> None:
+    def _asked(self, request: Request, draw: float) -> _Asked:
+        signature, layers = self._model.signature, self._model.layers
+        body = parse(request.body, signature)
+        envelope: oip.Envelope | None = None
+        if oip.applies(body):
+            own, envelope = oip.decode(body, signature, layers)
+        else:
+            own = question(body, signature)
+        return _Asked(own, parse_header(request.headers, layers), envelope, draw)
+
+    def _record(self, request: Request, outcome: _Outcome, draw: float, *, asks: bool) -> None:
         error = outcome.result if isinstance(outcome.result, RequestError) else None
         self._recorder.record(
             request.id,
             request.headers,
             draw,
+            # A header that could not be read asks as well.
+            asked=asks or HEADER in request.headers,
             rows=outcome.rows,
             seen=outcome.seen,
             error=error.code if error is not None else None,
@@ -149,7 +176,7 @@ class Service:
         arrays = join(questions)
         observation: Observation | None = None
         if self._chosen and any(
-            one.wanted is not None or self._recorder.samples(one.draw) for one in group
+            one.looks_inside or self._recorder.samples(one.draw) for one in group
         ):
             rows = sum(question.rows for question in questions)
             outputs, observation = self._model.observe(arrays, rows)
@@ -168,23 +195,48 @@ class Service:
     def _outcome(
         self, outputs: list[Array], one: _Asked, observation: Observation | None, rows: range
     ) -> _Outcome:
-        question = one.question
-        body = answer(outputs, question, self._model.signature)
-        if one.wanted is not None and one.wanted.raw:
-            try:
-                raw = limited(self._model.raw(question.arrays, one.wanted.layers))
-                body["activations"] = {"raw": raw}
-            except RequestError as error:
-                return _Outcome(error, question.rows)
+        own = one.question
+        try:
+            raw = self._raw(one)
+        except RequestError as error:
+            return _Outcome(error, own.rows)
         seen = None
-        if observation is not None and (one.wanted or self._recorder.samples(one.draw)):
-            seen = self._seen(observation, question, rows)
+        if observation is not None and (one.looks_inside or self._recorder.samples(one.draw)):
+            seen = self._seen(observation, own, rows)
         elif self._recorder.logs_anomalies and self._chosen and not _finite(outputs):
-            _, alone = self._model.observe(question.arrays, question.rows)
-            seen = self._seen(alone, question, range(question.rows))
-        if one.wanted is not None and not one.wanted.raw and seen is not None:
-            body["activations"] = only(seen, one.wanted.layers).to_json()
-        return _Outcome(body, question.rows, seen)
+            _, alone = self._model.observe(own.arrays, own.rows)
+            seen = self._seen(alone, own, range(own.rows))
+        return _Outcome(self._body(outputs, one, seen, raw), own.rows, seen)
+
+    def _raw(self, one: _Asked) -> Mapping[str, Array]:
+        """Return the activations it asks for, in its header and among its outputs, by key.
+
+        Raises:
+            RequestError: they are too many to be sent, or complex.
+        """
+        names = one.wanted.raw if one.wanted is not None else frozenset()
+        if one.envelope is not None and one.envelope.wanted is not None:
+            names |= one.envelope.wanted.raw
+        return limited(self._model.raw(one.question.arrays, names)) if names else {}
+
+    def _body(
+        self,
+        outputs: list[Array],
+        one: _Asked,
+        seen: Activations | None,
+        raw: Mapping[str, Array],
+    ) -> dict[str, Any]:
+        signature, wanted = self._model.signature, one.wanted
+        if one.envelope is None:
+            body = answer(outputs, one.question, signature)
+        else:
+            body = oip.answer(one.envelope, outputs, signature, seen, raw)
+        if wanted is not None and wanted.raw:
+            own = {key: array for key, array in raw.items() if layer_of(key) in wanted.raw}
+            body["activations"] = {"raw": own}
+        elif wanted is not None and seen is not None:
+            body["activations"] = only(seen, wanted.stats).to_json()
+        return body
 
     def _seen(self, observation: Observation, question: Question, rows: range) -> Activations:
         inspection = None

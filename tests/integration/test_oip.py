@@ -1,0 +1,89 @@
+"""The Open Inference Protocol over HTTP, at the URL that its clients use."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from export.definition import from_model_file
+from export.layers import watch
+from tests.conftest import ROOT
+
+URL = "/v2/models/digits/infer"
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return from_model_file(ROOT / "models" / "digits.py")
+
+
+def document(x, **more):
+    image = {"name": "image", "shape": list(x.shape), "datatype": "FP32"}
+    return {"inputs": [{**image, "data": x.flatten().tolist()}], **more}
+
+
+def values(output):
+    return np.array(output["data"], dtype=np.float64).reshape(output["shape"])
+
+
+def test_a_digit_is_read(server, digits):
+    (x,) = digits.examples[2]
+    answer = server.post(URL, document(x, id="mine-1"))
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    body = answer.json()
+    assert (body["model_name"], body["model_version"], body["id"]) == ("digits", "1.0", "mine-1")
+    [output] = body["outputs"]
+    assert (output["name"], output["datatype"]) == ("probabilities", "FP32")
+    with torch.no_grad():
+        np.testing.assert_allclose(values(output), digits.module(x), rtol=1e-5, atol=1e-5)
+    assert server.post("/predictions/digits", document(x, id="mine-1")).json() == body
+
+
+def test_layers_are_outputs(server, digits):
+    (x,) = digits.examples[1]
+    outputs = [
+        {"name": "probabilities"},
+        {"name": "activations/features.7"},
+        {"name": "activations/head", "parameters": {"raw": True}},
+    ]
+    answer = server.post(URL, document(x, outputs=outputs))
+    assert answer.status_code == 200, answer.text
+    probabilities, table, head = answer.json()["outputs"]
+    with torch.no_grad(), watch(digits.module, ["features.7", "head"]) as calls:
+        wanted = digits.module(x)
+    relu, logits = (call.parts[0][1] for call in calls)
+    np.testing.assert_allclose(values(probabilities), wanted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(values(head), logits, rtol=1e-5, atol=1e-5)
+    assert table["shape"] == [2, 7]
+    np.testing.assert_allclose(values(table)[:, 1], relu.mean(1), rtol=1e-5, atol=1e-5)
+    assert "dead" in answer.json()["parameters"]
+
+
+def test_a_mistake_is_answered_in_the_one_form(server, digits):
+    (x,) = digits.examples[0]
+    wrong = document(x)
+    wrong["inputs"][0]["datatype"] = "FP64"
+    answer = server.post(URL, wrong)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["code"], error["input"]) == ("wrong_datatype", "image")
+    assert error["expected"] == "FP32"
+
+
+def test_both_forms_at_once_each_get_their_own(server, digits):
+    (x,) = digits.examples[3]
+    with torch.no_grad():
+        wanted = digits.module(x).numpy()
+
+    def ask(row):
+        own = x[row : row + 1]
+        if row % 2:
+            answer = server.post("/predictions/digits", {"inputs": own.tolist()})
+            return np.array(answer.json()["outputs"]["probabilities"])
+        return values(server.post(URL, document(own)).json()["outputs"][0])
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(ask, range(len(x))))
+    np.testing.assert_allclose(np.concatenate(found), wanted, rtol=1e-5, atol=1e-5)
