@@ -644,7 +644,7 @@ def test_who_asks_among_its_outputs_is_logged_as_one_who_asks(branching, monkeyp
     seen = []
 
     def record(self, request_id, headers, draw, **found):
-        seen.append(("x-activations" in headers, found["seen"] is not None))
+        seen.append((found["asked"], found["seen"] is not None))
 
     monkeypatch.setattr(Recorder, "record", record)
     x = tensor("x", "FP32", torch.ones(1, 4))
