@@ -44,6 +44,7 @@ COPY --from=runtime /opt/venv /opt/venv
 WORKDIR /opt/vitrine
 COPY config.properties ./
 COPY server/ server/
+COPY formats/ formats/
 COPY --from=export /model_store model_store/
 # Nothing but /tmp has to be writable; the image runs with --read-only --tmpfs /tmp:exec too.
 ENV HOME=/tmp PATH=/opt/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1

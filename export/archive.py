@@ -8,6 +8,7 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,8 +16,13 @@ import numpy as np
 import torch
 import yaml
 
+from export.cases import FILE_NAME as CASES_FILE
+from export.cases import write_cases
+from export.eager import Reference
 from export.inputs import Example
+from formats import certificate as certificates
 from formats.certificate import Certificate
+from formats.integrity import UNSEALED, seal, sha256
 from formats.signature import Signature
 
 __all__ = ["MODULE_FILE", "TRAVELLERS", "sample_request", "write_archive", "write_sample"]
@@ -26,6 +32,7 @@ MODULE_FILE: Final = "model.pt"
 WARM_UP_FILE: Final = "warmup.npz"
 CONFIG_FILE: Final = "model-config.yaml"
 HANDLER_FILE: Final = "vitrine_handler.py"
+_MANIFEST_FILE: Final = "MAR-INF/MANIFEST.json"
 TRAVELLERS: Final = ("handlers", "engine", "formats")
 """The rooms whose code travels in every archive."""
 
@@ -40,35 +47,49 @@ def write_archive(
     folder: Path,
     signature: Signature,
     certificate: Certificate,
-    example: Example,
     *,
+    example: Example,
+    observed: Reference,
     activation_log: Mapping[str, Any],
-) -> None:
+) -> Certificate:
     """Write a `.mar`, whole or not at all.
 
     Args:
         target: the archive's path.
         folder: a working folder that holds the saved module as `MODULE_FILE`.
         signature: goes in as signature.json.
-        certificate: goes in as certificate.json; decides batch size and delay.
+        certificate: goes in as certificate.json, with the digests of all other files; decides
+            batch size and delay.
         example: one input, for warming up.
+        observed: eager answers, some of which go in.
         activation_log: settings of the log, for model-config.yaml.
+
+    Returns:
+        The certificate with the digests.
     """
     signature.write(folder)
-    certificate.write(folder)
     _write_warm_up(folder / WARM_UP_FILE, signature, example)
+    write_cases(folder / CASES_FILE, observed)
     config = yaml.safe_dump(_config(certificate, activation_log), sort_keys=False)
     (folder / CONFIG_FILE).write_text(config, encoding="utf-8")
     files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
     for room in TRAVELLERS:
         files |= {f"{room}/{path.name}": path for path in sorted((ROOT / room).glob("*.py"))}
     files[HANDLER_FILE] = ROOT / "handlers" / HANDLER_FILE
+    entries = {_MANIFEST_FILE: json.dumps(_manifest(signature), indent=2).encode()}
+    entries |= {name: path.read_bytes() for name, path in files.items()}
+    complete = replace(
+        certificate, files={name: sha256(content) for name, content in entries.items()}
+    )
+    entries[certificates.FILE_NAME] = complete.text().encode()
     partial = target.with_name(f".{target.name}.partial")
     with zipfile.ZipFile(partial, "w") as archive:
-        _add(archive, "MAR-INF/MANIFEST.json", json.dumps(_manifest(signature), indent=2).encode())
-        for name, path in files.items():
-            _add(archive, name, path.read_bytes())
+        for name, content in entries.items():
+            _add(archive, name, content)
+        archive.comment = UNSEALED
+    seal(partial)
     os.replace(partial, target)
+    return complete
 
 
 def sample_request(signature: Signature, example: Example) -> dict[str, Any]:

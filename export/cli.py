@@ -1,4 +1,4 @@
-"""The command line: `python -m export MODEL_FILE...` and `python -m export inspect FILE.mar`."""
+"""The command line: `python -m export MODEL_FILE...`, and `inspect` and `verify` of archives."""
 
 import argparse
 import sys
@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from export.errors import ExportError
 from export.freshness import FilesRead, is_fresh, write_sources
+from formats.integrity import sha256
 
 __all__ = ["main"]
 
@@ -20,6 +21,7 @@ _EPILOG: Final = """examples:
   python -m export --module my_package.nets:make_net --weights net.safetensors \\
                    --example x.npy --name my_net
   python -m export inspect model_store/digits.mar
+  python -m export verify model_store/*.mar
 """
 
 
@@ -27,12 +29,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0 when everything was exported, 1 when a model was refused.
+        0 when everything was exported or holds, 1 when a model was refused or a check fell,
+        2 when what is to be verified is not an archive.
     """
     given = sys.argv[1:] if arguments is None else arguments
     try:
         if given[:1] == ["inspect"]:
             return _inspect(given[1:])
+        if given[:1] == ["verify"]:
+            return _verify(given[1:])
         return _export(_parser().parse_args(given))
     except ExportError as error:
         print(f"python -m export: {error}", file=sys.stderr)
@@ -89,6 +94,31 @@ def _inspect(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="vitrine-") as folder:
         print(inspect_archive(options.archive, Path(folder), options.full), end="")
     return 0
+
+
+def _verify(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m export verify",
+        description="Check archives again on this machine, without their models' code. Exit code: "
+        "0 when everything holds, 1 when something fell, 2 when a file is not an archive.",
+    )
+    parser.add_argument("archives", nargs="+", type=Path, metavar="FILE.mar")
+    options = parser.parse_args(arguments)
+    from export.verify import verify
+
+    status = 0
+    for archive in options.archives:
+        print(archive, flush=True)
+        try:
+            with tempfile.TemporaryDirectory(prefix="vitrine-") as folder:
+                for verdict in verify(archive, Path(folder)):
+                    mark = "ok  " if verdict.held else "FELL"
+                    print(f"  {mark} {verdict.name}: {verdict.detail}", flush=True)
+                    status = max(status, 0 if verdict.held else 1)
+        except ExportError as error:
+            print(f"python -m export verify: {error}", file=sys.stderr)
+            status = 2
+    return status
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -178,6 +208,7 @@ def _export_one(file: Path | None, options: argparse.Namespace) -> None:
     batching = exported.certificate.batching
     verdict = "may share a batch" if batching.independent else "are served one at a time"
     progress(f"wrote {exported.archive}; requests {verdict}")
+    print(f"{name}: sha256 {sha256(exported.archive.read_bytes())}")
     for note in exported.certificate.notes:
         print(f"{name}: note: {note}")
 

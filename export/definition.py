@@ -44,6 +44,19 @@ class InputOptions:
 
 
 @dataclass(frozen=True)
+class DeclaredBatching:
+    """What a model file says of its rows, instead of what is measured.
+
+    Attributes:
+        independent: whether requests may share a batch.
+        reason: why the author knows better; goes into the certificate.
+    """
+
+    independent: bool
+    reason: str
+
+
+@dataclass(frozen=True)
 class Definition:
     """A model to export.
 
@@ -58,6 +71,8 @@ class Definition:
         outputs: names, or empty to derive them from what the model returns.
         labels: output name to class names.
         layers: which layers to observe; see `export.layers.choose`.
+        batching: whether rows are independent, where the model file decides that itself.
+        calibration: inputs like the examples, of what the model was built for; may be empty.
         activation_log: the log's settings, for model-config.yaml; the worker checks them.
     """
 
@@ -71,6 +86,8 @@ class Definition:
     outputs: tuple[str, ...] = ()
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
     layers: tuple[str, ...] = ()
+    calibration: tuple[tuple[Tensor, ...], ...] = ()
+    batching: "DeclaredBatching | None" = None
     activation_log: dict[str, Any] = field(default_factory=dict)
 
 
@@ -103,7 +120,49 @@ def from_model_file(path: Path, name: str | None = None) -> Definition:
     if not isinstance(log, dict):
         raise ExportError("ACTIVATION_LOG is not a dict", where=str(path), hint='{"mode": "asked"}')
     layers = _strings(getattr(loaded, "LAYERS", ()), "LAYERS", str(path))
-    return replace(definition, layers=layers, activation_log=log)
+    batching = _batching(getattr(loaded, "BATCHING", None), str(path))
+    return replace(
+        definition,
+        layers=layers,
+        batching=batching,
+        calibration=_calibration(loaded, path, definition.examples[0]),
+        activation_log=log,
+    )
+
+
+def _calibration(
+    loaded: ModuleType, path: Path, example: tuple[Tensor, ...]
+) -> tuple[tuple[Tensor, ...], ...]:
+    if not hasattr(loaded, "calibration"):
+        return ()
+    function = _function(loaded, path, "calibration", "returns inputs like those of examples()")
+    cases = _examples(_call(function, path), f"{path}: calibration()")
+    kinds = [[(part.dtype, part.ndim) for part in case] for case in (example, cases[0])]
+    if kinds[0] != kinds[1]:
+        raise ExportError(
+            "calibration() and examples() differ in how many tensors an input holds, or in dtype "
+            "or number of axes",
+            where=str(path),
+            hint="return inputs that a client may send",
+        )
+    return cases
+
+
+def _batching(value: Any, where: str) -> DeclaredBatching | None:
+    if value is None:
+        return None
+    fields = value if isinstance(value, dict) else {}
+    independent, reason = fields.get("independent"), fields.get("reason")
+    known = set(fields) <= {"independent", "reason"}
+    if not known or not isinstance(independent, bool) or not isinstance(reason, str):
+        raise ExportError(
+            f"BATCHING is {value!r}",
+            where=where,
+            hint='{"independent": True, "reason": "why that is so, whatever the export measures"}',
+        )
+    if not reason.strip():
+        raise ExportError("BATCHING has no reason", where=where, hint="say why, in a sentence")
+    return DeclaredBatching(independent, reason.strip())
 
 
 def from_factory(

@@ -1,20 +1,23 @@
 """The module as Python runs it: the answers that every other form is compared with."""
 
-import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
-from types import CodeType, FrameType, FunctionType
-from typing import Any
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
+from export.branches import Branch, BranchWatch
 from export.definition import Definition
 from export.errors import ExportError
 from export.inputs import Example
 from export.tensors import compare, dtype_name, leaves
 
-__all__ = ["Reference", "answer", "reference"]
+__all__ = ["Reference", "answer", "extended", "reference"]
+
+_SEARCH_SECONDS: Final = 5.0
+_SEARCH_CASES: Final = 500
 
 
 @dataclass(frozen=True)
@@ -26,14 +29,17 @@ class Reference:
         paths: where the flat outputs are in what the module returns; the same for every case.
         answers: per case, its flat outputs.
         skipped: how many made inputs the module raised on.
-        lines_never_run: "file:line" of the module's own code that no case reached.
+        branches: how many ways out of the conditions in the module's own code were taken, and
+            how many there are.
+        never: the ways that no case took.
     """
 
     cases: list[Example]
     paths: list[str]
     answers: list[list[Tensor]]
     skipped: int
-    lines_never_run: list[str]
+    branches: tuple[int, int]
+    never: tuple[Branch, ...]
 
 
 def answer(module: Any, example: Example) -> list[tuple[str, Tensor]]:
@@ -49,7 +55,7 @@ def reference(definition: Definition, cases: Iterable[Example]) -> Reference:
         ExportError: the module raises on one of its own examples, answers the same input
             differently the second time, or returns what cannot be served.
     """
-    watch = _LineWatch(definition.module)
+    watch = BranchWatch(definition.module)
     before = _state(definition.module)
     paths: list[str] = []
     kept: list[Example] = []
@@ -80,7 +86,56 @@ def reference(definition: Definition, cases: Iterable[Example]) -> Reference:
             answers.append(_in_order(flat, paths, definition))
     _check_stateless(definition, before)
     _check_deterministic(definition, answers[0])
-    return Reference(kept, paths, answers, skipped, watch.never_run())
+    return Reference(kept, paths, answers, skipped, watch.count(), tuple(watch.never()))
+
+
+def extended(
+    definition: Definition, before: Reference, drawn: Iterable[Example], more: Iterator[Example]
+) -> Reference:
+    """Add cases to a reference: some for their own sake, others for a branch that they take.
+
+    Args:
+        definition: the module.
+        before: its reference.
+        drawn: cases that are kept wherever the module takes them and returns what it returns
+            otherwise.
+        more: without end; only cases that take a branch as none did before are kept. They are
+            drawn until every branch was taken, or for a few seconds.
+    """
+    watch = BranchWatch(definition.module)
+    cases, answers = list(before.cases), list(before.answers)
+    skipped = before.skipped
+
+    def add(case: Example, *, only_new: bool) -> bool:
+        known = watch.taken()
+        try:
+            with watch:
+                by_path = dict(answer(definition.module, case))
+        except Exception:
+            return False
+        if by_path.keys() != set(before.paths) or (only_new and watch.taken() == known):
+            return False
+        cases.append(case)
+        answers.append([by_path[path] for path in before.paths])
+        return True
+
+    with watch:
+        for case in before.cases:
+            answer(definition.module, case)
+    skipped += sum(not add(case, only_new=False) for case in drawn)
+    deadline = time.monotonic() + _SEARCH_SECONDS
+    for _ in range(_SEARCH_CASES):
+        if all(branch.raises for branch in watch.never()) or time.monotonic() > deadline:
+            break
+        add(next(more), only_new=True)
+    return replace(
+        before,
+        cases=cases,
+        answers=answers,
+        skipped=skipped,
+        branches=watch.count(),
+        never=tuple(watch.never()),
+    )
 
 
 def _in_order(
@@ -140,40 +195,3 @@ def _check_deterministic(definition: Definition, first: list[Tensor]) -> None:
             hint="a random or stateful module cannot be verified: fix its seed, keep no state "
             "between calls, or leave that part outside the exported module",
         )
-
-
-class _LineWatch:
-    """Records which lines of a module's own methods run, while the context lasts."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._codes: dict[CodeType, set[int]] = {}
-        for part in module.modules():
-            for cls in type(part).__mro__:
-                if cls.__module__.startswith("torch.") or cls is object:
-                    continue
-                for member in vars(cls).values():
-                    if isinstance(member, FunctionType):
-                        self._codes[member.__code__] = set()
-
-    def __enter__(self) -> None:
-        sys.settrace(self._on_call)
-
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(None)
-
-    def _on_call(self, frame: FrameType, event: str, argument: Any) -> Any:
-        return self._on_line if frame.f_code in self._codes else None
-
-    def _on_line(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if event == "line":
-            self._codes[frame.f_code].add(frame.f_lineno)
-        return self._on_line
-
-    def never_run(self) -> list[str]:
-        found = []
-        for code, seen in self._codes.items():
-            lines = {line for *_, line in code.co_lines() if line and line != code.co_firstlineno}
-            # A method that no case called is not on the path from input to output.
-            if seen:
-                found += [f"{code.co_filename}:{line}" for line in sorted(lines - seen)]
-        return found

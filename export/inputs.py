@@ -1,5 +1,6 @@
 """Inputs to verify with: the examples, and inputs made from them that take other paths."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -7,13 +8,15 @@ import torch
 from torch import Tensor
 
 from export.definition import Definition, InputOptions
+from formats.signature import Signature
 
-__all__ = ["Example", "variants"]
+__all__ = ["Example", "drawn", "search", "variants"]
 
 Example = tuple[Tensor, ...]
 
 _EXAMPLES_VARIED: Final = 6
 _NOISE_DRAWS: Final = 8
+_LONGEST: Final = 4096  # values along an axis that is tried longer
 
 
 def variants(definition: Definition) -> list[Example]:
@@ -33,6 +36,98 @@ def variants(definition: Definition) -> list[Example]:
     for example in definition.examples[:_EXAMPLES_VARIED]:
         made.extend(_transformed(example, definition.inputs, ranges, generator))
     return made
+
+
+def drawn(definition: Definition, signature: Signature) -> Iterator[Example]:
+    """Draw inputs from the signature: other sizes along free dimensions, and extreme values.
+
+    Free dimensions get the sizes 1, 2, one more and twice as many as the first example's, all at
+    once, and the rows then the same. Floating-point inputs are made 10,000 times larger and
+    smaller, subnormal, and one of their values NaN and infinite where no bounds are declared.
+    A module may refuse any of them.
+    """
+    example = definition.examples[0]
+    first = 1 if signature.row_axis else 0
+    free = [
+        [axis for axis, size in enumerate(spec.shape) if size == -1 and axis >= first]
+        for spec in signature.inputs
+    ]
+    rows = [[0] if signature.row_axis else [] for _ in free]
+    for axes in (free, rows):
+        sizes = [
+            tensor.shape[axis] for tensor, own in zip(example, axes, strict=True) for axis in own
+        ]
+        for size in sorted({1, 2, *(size + 1 for size in sizes), *(2 * size for size in sizes)}):
+            if sizes and size <= max(_LONGEST, *sizes):
+                yield tuple(
+                    _resized(tensor, own, size) for tensor, own in zip(example, axes, strict=True)
+                )
+    if any(tensor.is_floating_point() for tensor in example):
+        yield from _extreme(example, definition.inputs)
+
+
+def _resized(tensor: Tensor, axes: Sequence[int], size: int) -> Tensor:
+    for axis in axes:
+        index = torch.arange(size) % tensor.shape[axis]
+        tensor = tensor.index_select(axis, index)
+    return tensor
+
+
+def _extreme(example: Example, options: Sequence[InputOptions]) -> Iterator[Example]:
+    for factor in (1e4, -1e4, 1e-4):
+        yield tuple(
+            _bounded(tensor * factor, option) if tensor.is_floating_point() else tensor
+            for tensor, option in zip(example, options, strict=True)
+        )
+    for value in (math.nan, math.inf, -math.inf, None):
+        yield tuple(
+            _with_one(tensor, value, option)
+            for tensor, option in zip(example, options, strict=True)
+        )
+
+
+def _with_one(tensor: Tensor, value: float | None, option: InputOptions) -> Tensor:
+    bounded = option.minimum is not None or option.maximum is not None
+    if not tensor.is_floating_point() or bounded:
+        return tensor
+    if value is None:
+        return torch.full_like(tensor, torch.finfo(tensor.dtype).smallest_normal / 2)
+    made = tensor.clone()
+    made.view(-1)[made.numel() // 2] = value
+    return made
+
+
+def search(definition: Definition) -> Iterator[Example]:
+    """Draw inputs of all kinds without end: of any scale and shift, constant and sparse. Seeded."""
+    generator = torch.Generator().manual_seed(1)
+    columns = list(zip(*definition.examples, strict=True))
+    ranges = [
+        None if column[0].is_floating_point() else _range(column, option)
+        for column, option in zip(columns, definition.inputs, strict=True)
+    ]
+    while True:
+        for example in definition.examples:
+            made = []
+            for tensor, option, span in zip(example, definition.inputs, ranges, strict=True):
+                if span is not None:
+                    made.append(_drawn(tensor, span, generator))
+                else:
+                    made.append(_bounded(_anything(tensor, generator), option))
+            yield tuple(made)
+
+
+def _anything(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    power, shift, density, kind = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
+    values = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+    values = values + 6 * (shift - 0.5)
+    if kind < 1 / 3:
+        values = torch.where(
+            torch.rand(tensor.shape, generator=generator) < density**2, values, 0.0
+        )
+    elif kind < 1 / 2:
+        values = torch.full_like(values, 6 * (shift - 0.5))
+    factor: float = 10 ** (6 * power - 3)
+    return (values * factor).to(tensor.dtype)
 
 
 def _range(column: Sequence[Tensor], option: InputOptions) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from export.errors import ExportError
 from export.report import render
 from formats.certificate import Certificate
 from formats.document import FormatError
+from formats.integrity import check_archive
 from formats.layers import Layers
 from formats.signature import Signature
 
@@ -53,11 +54,20 @@ def inspect_archive(archive: Path, folder: Path, full: bool) -> str:
         render(signature, certificate, layers),
         "## Files\n\n"
         + "\n".join(f"{entry.file_size:>10,} B  {entry.filename}" for entry in entries),
+        "## Integrity\n\n" + _integrity(archive),
         "## Layers\n\n" + "\n".join(_layers(module)),
         "## Code\n\n" + str(module.code).rstrip(),
         "## Graph\n\n" + "\n".join(shown),
     ]
     return "\n\n".join(section.rstrip() for section in sections) + "\n"
+
+
+def _integrity(archive: Path) -> str:
+    try:
+        check_archive(archive)
+    except FormatError as error:
+        return f"FELL: {error}"
+    return "every file, and the archive as a whole, is what was certified"
 
 
 def _layers(module: Any) -> Iterator[str]:

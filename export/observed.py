@@ -22,7 +22,7 @@ from formats.layers import Layer, Layers
 from formats.observation import STATISTICS, cut, is_suspect, layer_key, merge, read
 from formats.signature import Signature
 
-__all__ = ["Observable", "check", "compile_hooks"]
+__all__ = ["Observable", "apart", "check", "compile_hooks"]
 
 _CASES: Final = 12
 TOLERANCE: Final = 1e-5
@@ -150,14 +150,14 @@ def check(
             if is_suspect(five, units):
                 eager.pop(one.key)
                 continue
-            apart = _apart(merge(five, one.count, units, None), eager.pop(one.key))
-            if apart > TOLERANCE:
+            moved = apart(merge(five, one.count, units, None), eager.pop(one.key))
+            if moved > TOLERANCE:
                 raise ExportError(
                     f"statistics of layer {one.key} differ from those of an eager hook "
-                    f"by {apart:.3g}",
+                    f"by {moved:.3g}",
                     where=where,
                 )
-            largest = max(largest, apart)
+            largest = max(largest, moved)
         if eager:
             raise ExportError(f"layer {next(iter(eager))} ran in eager only", where=where)
         seen += 1
@@ -186,7 +186,7 @@ def _eager_values(calls: Sequence[Any], chosen: Sequence[Layer]) -> dict[str, np
     return values
 
 
-def _apart(statistics: LayerStatistics, values: "np.ndarray[Any, Any]") -> float:
+def apart(statistics: LayerStatistics, values: "np.ndarray[Any, Any]") -> float:
     """Return the largest difference, relative where the values are large."""
     if values.size == 0:
         return 0.0 if statistics.elements == 0 else float("inf")

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor
 
-from export.eager import Reference
+from engine import plain_graph
+from export.definition import Definition
+from export.eager import Reference, answer
 from export.errors import ExportError
+from export.inputs import Example
+from export.shrink import show, shrink
 from export.tensors import compare
 from export.torchscript import Method
 from formats.certificate import Check
@@ -25,12 +28,17 @@ _FORMS: Final = {
 
 
 def check(
-    module_path: Path, reference: Reference, names: tuple[str, ...], method: Method
+    module_path: Path,
+    definition: Definition,
+    reference: Reference,
+    names: tuple[str, ...],
+    method: Method,
 ) -> tuple[Check, ...]:
     """Run every case in a process that has none of the model's code, and compare.
 
     Args:
         module_path: the saved module.
+        definition: the eager module, to find a smaller input with where one differs.
         reference: the eager answers.
         names: of the outputs, for messages.
         method: how it was compiled; decides what to advise.
@@ -39,7 +47,13 @@ def check(
         ExportError: the module cannot be loaded there, or an answer differs; names the case.
     """
     answers = _fresh_process(module_path, reference)
-    return tuple(_compare_all(form, answers[form], reference, names, method) for form in _FORMS)
+    checks = []
+    for form in _FORMS:
+        checked, fallen = _compare_all(form, answers[form], reference, names)
+        if fallen is not None:
+            raise _mismatch(form, module_path, definition, reference, fallen=fallen, method=method)
+        checks.append(checked)
+    return tuple(checks)
 
 
 def _fresh_process(module_path: Path, reference: Reference) -> dict[str, list[Any]]:
@@ -68,9 +82,9 @@ def _compare_all(
     answers: list[Any],
     reference: Reference,
     names: tuple[str, ...],
-    method: Method,
-) -> Check:
+) -> tuple[Check, tuple[int, str] | None]:
     largest = 0.0
+    fallen = None
     for number, (expected, actual) in enumerate(zip(reference.answers, answers, strict=True)):
         if isinstance(actual, str):
             detail = f"it raised: {actual}"
@@ -81,20 +95,48 @@ def _compare_all(
             largest = max(largest, difference.largest)
             detail = difference.detail
         if detail:
-            raise _mismatch(form, reference.cases[number], detail, method)
+            fallen = number, detail
+            break
     return Check(
         name=f"parity: {_FORMS[form]}",
-        passed=True,
+        passed=fallen is None,
         cases=len(answers),
         max_difference=largest,
         detail="equal to the eager module within tolerance",
-    )
+    ), fallen
 
 
-def _mismatch(form: str, case: tuple[Tensor, ...], detail: str, method: Method) -> ExportError:
-    shown = "; ".join(
-        f"{list(tensor.shape)} with mean {tensor.double().mean().item():.4g}" for tensor in case
-    )
+def _mismatch(
+    form: str,
+    module_path: Path,
+    definition: Definition,
+    reference: Reference,
+    *,
+    fallen: tuple[int, str],
+    method: Method,
+) -> ExportError:
+    number, detail = fallen
+    module = torch.jit.load(str(module_path)).eval()
+    module = plain_graph(module) if form == "frozen" else module
+
+    def differs(case: Example) -> str:
+        try:
+            wanted = answer(definition.module, case)
+        except Exception:
+            return ""
+        try:
+            got = dict(answer(module, case))
+        except Exception as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            return f"it raised: {lines[-1] if lines else type(error).__name__}"
+        paths = [path for path, _ in wanted]
+        ordered = [got[path] for path in paths if path in got]
+        return compare([own for _, own in wanted], ordered, [p or "output" for p in paths]).detail
+
+    case = reference.cases[number]
+    if differs(case):
+        case = shrink(case, lambda candidate: bool(differs(candidate)))
+        detail = differs(case) or detail
     if method == "trace":
         hint = (
             "a trace records one path through the model: leave --trace out, so that it is scripted"
@@ -103,7 +145,9 @@ def _mismatch(form: str, case: tuple[Tensor, ...], detail: str, method: Method) 
         hint = (
             "scripted and eager code differ here: look for Python that TorchScript reads otherwise"
         )
+    shown = show(case, tuple(option.name for option in definition.inputs))
     return ExportError(
-        f"the module {_FORMS[form]} answers differently on an input of shape {shown}: {detail}",
+        f"the module {_FORMS[form]} answers differently: {detail}; the smallest such input found "
+        f"is {shown}",
         hint=hint,
     )

@@ -10,21 +10,23 @@ from typing import Any, Final
 import torch
 
 from engine import plain_graph
-from export import parity, rows
+from export import baseline, parity, rows
 from export.archive import MODULE_FILE, write_archive, write_sample
+from export.branches import undecided
 from export.definition import Definition
-from export.eager import Reference, reference
+from export.eager import Reference, extended, reference
 from export.errors import ExportError
 from export.functional import functional_calls
+from export.gradients import check as check_gradients
 from export.hooks import unshare
-from export.inputs import variants
+from export.inputs import drawn, search, variants
 from export.observed import check as check_observed
 from export.observed import compile_hooks
 from export.report import render
 from export.signature import infer
 from export.tensors import TOLERANCE
 from export.torchscript import Method, compile_module, refuse_state, save
-from formats.certificate import Certificate, Check
+from formats.certificate import Batching, Certificate, Check
 from formats.layers import Layers
 from formats.signature import Signature
 
@@ -76,6 +78,7 @@ def export_model(
     unshare(definition.module)
     observed = reference(definition, variants(definition))
     signature = infer(definition, observed)
+    observed = extended(definition, observed, drawn(definition, signature), search(definition))
     names = tuple(spec.name for spec in signature.outputs)
     with tempfile.TemporaryDirectory(prefix="vitrine-") as folder:
         module_path = Path(folder) / MODULE_FILE
@@ -85,7 +88,7 @@ def export_model(
         save(compiled, module_path, definition)
         progress("row independence")
         frozen = plain_graph(torch.jit.load(str(module_path)))
-        batching = rows.measure(frozen, signature, observed.cases)
+        batching = _batching(frozen, signature, definition, observed)
         found: Layers | None = None
         if method == "script":
             progress("forward hooks")
@@ -101,6 +104,9 @@ def export_model(
             save(observable.module, module_path, definition)
         progress("parity in a fresh process")
         checks = _verify(module_path, definition, observed, names=names, method=method, found=found)
+        progress("gradients")
+        loaded = torch.jit.load(str(module_path))
+        gradients, warning = check_gradients(loaded, definition, observed, names)
         certificate = Certificate(
             method=method,
             versions={
@@ -113,21 +119,26 @@ def export_model(
                 for name, pair in TOLERANCE.items()
                 if name in {spec.dtype for spec in signature.outputs}
             },
-            checks=checks,
+            checks=(*checks, gradients),
             batching=batching,
-            notes=_notes(definition, observed, found),
+            notes=(*filter(None, [warning]), *_notes(definition, observed, found, frozen.graph)),
         )
         progress("archive")
         archive, report, sample = outputs_of(definition.name, store)
         example = definition.examples[0]
         if found is not None:
             found.write(Path(folder))
-        write_archive(
+            loaded = torch.jit.load(str(module_path))
+            baseline.measure(loaded, found.hooked, definition, row_axis=signature.row_axis).write(
+                Path(folder)
+            )
+        certificate = write_archive(
             archive,
             Path(folder),
             signature,
             certificate,
-            example,
+            example=example,
+            observed=observed,
             activation_log=definition.activation_log,
         )
         report.write_text(render(signature, certificate, found), encoding="utf-8")
@@ -145,7 +156,7 @@ def _verify(
     found: Layers | None,
 ) -> tuple[Check, ...]:
     try:
-        checks = parity.check(module_path, observed, names, method)
+        checks = parity.check(module_path, definition, observed, names, method)
     except ExportError as error:
         error.where = error.where or str(definition.source)
         raise
@@ -155,7 +166,9 @@ def _verify(
     return (*checks, check_observed(loaded, found, definition, observed))
 
 
-def _notes(definition: Definition, observed: Reference, found: Layers | None) -> tuple[str, ...]:
+def _notes(
+    definition: Definition, observed: Reference, found: Layers | None, graph: Any
+) -> tuple[str, ...]:
     notes = []
     if found is None:
         notes.append("a traced model has no compiled hooks: its activations cannot be observed")
@@ -169,18 +182,48 @@ def _notes(definition: Definition, observed: Reference, found: Layers | None) ->
                 "observed; use the module of the same name"
             )
         notes += [f"layer {name} is not observed: {why}" for name, why in found.left_out.items()]
-    if observed.lines_never_run:
-        shown = ", ".join(
-            place.replace(str(definition.source.resolve()), definition.source.name)
-            for place in observed.lines_never_run[:_LINES_NAMED]
-        )
-        more = len(observed.lines_never_run) - _LINES_NAMED
-        notes.append(
-            f"no input reached {shown}{f' and {more} more lines' if more > 0 else ''}: "
-            "add an example that does, to have them verified"
-        )
+    notes += _branch_notes(observed, graph)
     if observed.skipped:
         notes.append(
             f"{observed.skipped} of the made inputs were left out: the module raises on them"
         )
     return tuple(notes)
+
+
+def _batching(
+    frozen: Any, signature: Signature, definition: Definition, observed: Reference
+) -> Batching:
+    measured = rows.measure(frozen, signature, observed.cases)
+    unknown = undecided(observed.never, frozen.graph)
+    if measured.independent and unknown:
+        measured = Batching(
+            False,
+            1,
+            f"no input took {unknown[0]}, so whether rows influence each other there is not known",
+        )
+    declared = definition.batching
+    if declared is None or declared.independent == measured.independent:
+        return measured
+    if declared.independent and not signature.row_axis:
+        raise ExportError(
+            f"BATCHING says that rows are independent, but {measured.reason}",
+            where=str(definition.source),
+        )
+    return Batching(
+        declared.independent,
+        rows.MAX_ROWS if declared.independent else 1,
+        f"the model file decides so ({declared.reason}) against what was measured: "
+        f"{measured.reason}",
+    )
+
+
+def _branch_notes(observed: Reference, graph: Any) -> list[str]:
+    unknown = undecided(observed.never, graph)
+    if not unknown:
+        return []
+    places = "; ".join(map(str, unknown[:_LINES_NAMED]))
+    more = f" and {len(unknown) - _LINES_NAMED} more" if len(unknown) > _LINES_NAMED else ""
+    return [
+        f"no input took {places}{more}: what is computed there is not verified; add an example "
+        "that takes it"
+    ]

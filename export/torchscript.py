@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.jit import TracerWarning  # type: ignore[attr-defined]
 from torch.nn.utils.parametrize import is_parametrized
 
+from export.custom_functions import function_calls
 from export.definition import Definition
 from export.errors import ExportError
 
@@ -22,11 +23,16 @@ _TORCH: Final = Path(torch.__file__).parent
 
 _REWRITE: Final = (
     "TorchScript cannot save a torch.autograd.Function. Write 'forward f, backward as g' as "
-    "f(x).detach() + (g(x) - g(x).detach()); models/gradient_reversal.py shows it"
+    "f(x).detach() + (g(x) - g(x).detach()); with_gradient_of of models/gradients.py does that"
 )
 
 # What the compiler says → what to do. Searched in order in the text of its error.
 _HINTS: Final = (
+    (
+        r"Variable 'hx' previously had type",
+        "TorchScript compiles nn.LSTM, nn.GRU and nn.RNN under their own names only: keep one as "
+        "a member of the module instead of inheriting from it",
+    ),
     (
         r"[Ff]unction exists as an attribute|Lambda",
         "TorchScript cannot compile this function: make it a method of the module, with types, "
@@ -108,6 +114,9 @@ def refuse_state(module: torch.jit.ScriptModule, definition: Definition) -> None
     """
     graph: Any = module.inlined_graph
     for node in graph.findAllNodes("prim::SetAttr", recurse=True):
+        # `with torch.no_grad()` keeps its state in an object of its own, made anew in each call.
+        if ".grad_mode." in str(next(node.inputs()).type()):
+            continue
         place = re.search(r'File "([^"]+)", line (\d+)', node.sourceRange())
         raise ExportError(
             f"the module assigns to its own attribute {node.s('name')!r} when it runs, so that one "
@@ -155,4 +164,24 @@ def _compile_error(error: Exception, definition: Definition) -> ExportError:
     # The first frame is where the compiler stopped; the ones after it called that code.
     place = re.search(r'File "([^"]+)", line (\d+)', text)
     where = f"{place[1]}:{place[2]}" if place else str(definition.source)
+    if _REWRITE in hint:
+        return _function_error(definition, text, what, where, hint)
     return ExportError(f"TorchScript refuses: {what.rstrip(':')}", where=where, hint=hint)
+
+
+def _function_error(
+    definition: Definition, text: str, what: str, where: str, hint: str
+) -> ExportError:
+    calls = function_calls(definition.module)
+    # The compiler stops at one; what it names comes first.
+    calls.sort(key=lambda call: f"'{call.name}'" not in text)
+    if not calls:
+        return ExportError(f"TorchScript refuses: {what.rstrip(':')}", where=where, hint=hint)
+    first, *more = calls
+    others = "".join(f"; so is {call.name!r}, called at {call.where}" for call in more)
+    return ExportError(
+        f"{first.name!r} ({first.defined}) is a torch.autograd.Function, which TorchScript cannot "
+        f"save{others}",
+        where=first.where,
+        hint=first.rewrite,
+    )

@@ -1,12 +1,13 @@
 """The certificate: what the export verified, on what, and what follows for serving."""
 
-from dataclasses import asdict, dataclass
+import hashlib
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
-from formats.document import FormatError, read_document, write_document
+from formats.document import FormatError, document_text, parse_document
 
-VERSION: Final = 1
+VERSION: Final = 2
 FILE_NAME: Final = "certificate.json"
 
 
@@ -55,6 +56,7 @@ class Certificate:
         checks: in the order they ran.
         batching: may requests share a batch?
         notes: what a user should know before trusting the model, one sentence each.
+        files: SHA-256, in hex, of every other file of the archive, by its name there.
     """
 
     method: Literal["script", "trace"]
@@ -63,19 +65,42 @@ class Certificate:
     checks: tuple[Check, ...]
     batching: Batching
     notes: tuple[str, ...] = ()
+    files: dict[str, str] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """Return the content of `certificate.json`, which holds a digest of itself."""
+        fields = asdict(self)
+        blank = document_text("certificate", VERSION, {**fields, "digest": ""})
+        return document_text("certificate", VERSION, {**fields, "digest": _sha256(blank.encode())})
 
     def write(self, folder: Path) -> None:
         """Write `certificate.json` into `folder`."""
-        write_document(folder / FILE_NAME, "certificate", VERSION, asdict(self))
+        (folder / FILE_NAME).write_bytes(self.text().encode())
 
     @classmethod
     def read(cls, folder: Path) -> "Certificate":
         """Read `certificate.json` from `folder`.
 
         Raises:
-            FormatError: the file is missing, damaged, or of another version.
+            FormatError: the file is missing, damaged, changed, or of another version.
         """
-        fields = read_document(folder / FILE_NAME, "certificate", VERSION)
+        try:
+            content = (folder / FILE_NAME).read_bytes()
+        except FileNotFoundError:
+            raise FormatError(
+                f"{FILE_NAME} is missing; expected a vitrine.certificate document"
+            ) from None
+        return cls.parse(content)
+
+    @classmethod
+    def parse(cls, content: bytes) -> "Certificate":
+        """Read the content of `certificate.json`.
+
+        Raises:
+            FormatError: as `read` does.
+        """
+        fields = parse_document(content, FILE_NAME, "certificate", VERSION)
+        _check_digest(content, fields.get("digest"))
         try:
             return cls(
                 method=fields["method"],
@@ -84,6 +109,23 @@ class Certificate:
                 checks=tuple(Check(**check) for check in fields["checks"]),
                 batching=Batching(**fields["batching"]),
                 notes=tuple(fields["notes"]),
+                files=fields["files"],
             )
         except (KeyError, TypeError) as error:
             raise FormatError(f"{FILE_NAME} is damaged: {error}") from None
+
+
+def _check_digest(content: bytes, digest: Any) -> None:
+    # The digest is that of the exact bytes with the digest itself left out, so that a change
+    # anywhere in them shows, be it in a space.
+    found = digest if isinstance(digest, str) else ""
+    actual = _sha256(content.replace(f'"digest": "{found}"'.encode(), b'"digest": ""'))
+    if actual != found:
+        raise FormatError(
+            f"{FILE_NAME} is not what the export wrote: sha256 {actual[:16]}... of its content, "
+            f"expected {found[:16] or 'none'}...; export the model again"
+        )
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -15,8 +15,13 @@ def write_document(path: Path, kind: str, version: int, fields: Mapping[str, Any
 
     The bytes depend on the content only: keys keep their order, no time is written.
     """
+    path.write_text(document_text(kind, version, fields), encoding="utf-8")
+
+
+def document_text(kind: str, version: int, fields: Mapping[str, Any]) -> str:
+    """Return what `write_document` writes."""
     document = {"format": f"vitrine.{kind}", "version": version, **fields}
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_document(path: Path, kind: str, version: int) -> dict[str, Any]:
@@ -26,16 +31,27 @@ def read_document(path: Path, kind: str, version: int) -> dict[str, Any]:
         FormatError: the file is missing, is not JSON, or is of another kind or version.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except FileNotFoundError:
         raise FormatError(f"{path.name} is missing; expected a vitrine.{kind} document") from None
+    return parse_document(content, path.name, kind, version)
+
+
+def parse_document(content: bytes, name: str, kind: str, version: int) -> dict[str, Any]:
+    """Read the content of a JSON document; `name` is for messages.
+
+    Raises:
+        FormatError: it is not JSON, or is of another kind or version.
+    """
+    try:
+        document = json.loads(content.decode("utf-8"))
     except ValueError as error:
-        raise FormatError(f"{path.name} is not JSON: {error}") from None
+        raise FormatError(f"{name} is not JSON: {error}") from None
     if not isinstance(document, dict) or document.get("format") != f"vitrine.{kind}":
-        raise FormatError(f"{path.name} is not a vitrine.{kind} document")
+        raise FormatError(f"{name} is not a vitrine.{kind} document")
     if document.get("version") != version:
         raise FormatError(
-            f"{path.name} has version {document.get('version')!r}; this Vitrine reads {version}: "
+            f"{name} has version {document.get('version')!r}; this Vitrine reads {version}: "
             "export the model again"
         )
     return document

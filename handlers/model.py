@@ -12,6 +12,7 @@ import torch
 
 from engine import observed_graph, plain_graph, set_mode
 from formats.certificate import Certificate
+from formats.integrity import check_files
 from formats.layers import Layer, Layers
 from formats.observation import INSPECT, OFF, RAW, STATISTICS, cut, read
 from formats.signature import Signature, TensorSpec
@@ -51,11 +52,12 @@ class Model:
             device: where to run.
 
         Raises:
-            FormatError: a document of the archive is missing or of another version.
+            FormatError: a file of the archive is missing, changed, or of another version.
             RuntimeError: the module cannot be loaded, or fails on its own example.
         """
-        self.signature = Signature.read(folder)
         self.certificate = Certificate.read(folder)
+        check_files(folder, self.certificate.files)
+        self.signature = Signature.read(folder)
         self.device = device
         # The file keeps the graph whose gradients are right; freezing drops `detach`, so the
         # frozen graph is for answers only.

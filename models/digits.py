@@ -57,6 +57,11 @@ def build() -> nn.Module:
     return model.eval()
 
 
+def calibration() -> list[tuple[Tensor, ...]]:
+    """Return the digits it was trained on, float32 [1347, 8, 8]: what requests should look like."""
+    return [(data.split().train.images,)]
+
+
 def examples() -> list[tuple[Tensor, ...]]:
     """Return held-out digits, float32 [rows, 8, 8], rows 1, 2, 5 and 16."""
     images = data.split().held_out.images[:24]

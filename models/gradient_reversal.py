@@ -2,7 +2,7 @@
 
 Ganin & Lempitsky, "Unsupervised Domain Adaptation by Backpropagation", ICML 2015
 (arXiv 1409.7495). The usual form is an `autograd.Function`; TorchScript compiles one but cannot
-save it, so `GradientReversal` states the same layer with `detach`. The Function stays here as the
+save it, so `GradientReversal` is made with `models/gradients.py`. The Function stays here as the
 reference that the tests compare with.
 
 `torch.jit.freeze` drops `detach`, and the sign of the gradient then changes without a warning:
@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.gradients import with_gradient_of
+
 
 class GradientReversal(nn.Module):
     """Identity whose gradient is `-alpha * g` for an incoming gradient `g`.
 
     The input is a floating-point tensor of any shape; the output has the same shape, dtype and
-    bits (infinities, NaN and the sign of zero included). Where an element is infinite or NaN its
-    gradient is 0, while `GradientReversalFunction` passes `-alpha * g`.
+    bits (infinities, NaN and the sign of zero included).
 
     `alpha` (at least 0) is an attribute and can be set between steps, in TorchScript too.
     """
@@ -36,12 +37,7 @@ class GradientReversal(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` unchanged; its gradient is reversed and scaled by alpha."""
-        # Without nan_to_num an infinity would give inf - inf = NaN here.
-        finite = torch.nan_to_num(x)
-        zero = finite - finite.detach()
-        # Subtracting keeps -0.0, which adding +0.0 would turn into +0.0; scaling the zero instead
-        # of x cannot overflow.
-        return x.detach() - self.alpha * zero
+        return with_gradient_of(x, -self.alpha * x)
 
 
 class GradientReversalFunction(torch.autograd.Function):

@@ -4,12 +4,23 @@ import json
 import re
 import zipfile
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from formats.document import FormatError
+from formats.integrity import check_archive
 from server.errors import ServingError, UsageError
 
-__all__ = ["Archive", "default_name", "find_archives", "read_archive", "select"]
+__all__ = [
+    "Archive",
+    "Selection",
+    "default_name",
+    "examine",
+    "find_archives",
+    "read_archive",
+    "select",
+]
 
 _MANIFEST = "MAR-INF/MANIFEST.json"
 
@@ -38,6 +49,19 @@ class Archive:
         return None
 
 
+@dataclass(frozen=True)
+class Selection:
+    """What can be served of what was asked for.
+
+    Attributes:
+        archives: Those that are whole.
+        left_out: For each damaged one, a line that names it and what is damaged in it.
+    """
+
+    archives: list[Archive]
+    left_out: list[str]
+
+
 def read_archive(path: Path) -> Archive:
     """Read an archive's manifest.
 
@@ -51,10 +75,10 @@ def read_archive(path: Path) -> Archive:
         return Archive(path, str(name), str(model.get("modelVersion") or "1.0"))
     except KeyError:
         raise ServingError(
-            f"{path} has no {_MANIFEST} with a model in it, so it is not a model archive; "
+            f"{path} has no {_MANIFEST} with a model in it: cut short, or no model archive; "
             "export it again, or move it out of the store."
         ) from None
-    except (zipfile.BadZipFile, ValueError, AttributeError, TypeError, OSError) as error:
+    except Exception as error:  # damage sends zipfile down any path
         raise ServingError(
             f"{path} is not a readable model archive ({error}); export it again, or move it "
             "out of the store."
@@ -108,20 +132,71 @@ def select(store: Path, wanted: Sequence[str] | None) -> list[Archive]:
     return chosen
 
 
-def _named(store: Path, paths: Iterable[Path], wanted: Sequence[str]) -> list[Archive]:
+def examine(store: Path, wanted: Sequence[str] | None) -> Selection:
+    """The archives to serve, without those that are damaged.
+
+    TorchServe ends when it is told to load a damaged one, and with it every other model.
+
+    Args:
+        store: The model store.
+        wanted: As for `select`.
+
+    Raises:
+        UsageError: As `select` does.
+        ServingError: Nothing is left to serve.
+    """
+    paths = find_archives(store)
+    readable, broken = _read_all(paths)
+    chosen = readable
+    if wanted is not None:
+        known = [name for path in broken for name in (path.name, path.stem)]
+        chosen = _pick(store, readable, [name for name in wanted if name not in known])
+        broken = {path: e for path, e in broken.items() if {path.name, path.stem} & {*wanted}}
+    # The digests are computed without the interpreter's lock.
+    with ThreadPoolExecutor() as threads:
+        verdicts = list(threads.map(_damage, (archive.path for archive in chosen)))
+    sound = [archive for archive, damage in zip(chosen, verdicts, strict=True) if damage is None]
+    left_out = [str(error) for error in broken.values()]
+    left_out += [damage for damage in verdicts if damage is not None]
+    if not sound:
+        raise ServingError("; ".join([*left_out, "nothing is left to serve"]))
+    _check_distinct(sound)
+    return Selection(sound, left_out)
+
+
+def _damage(path: Path) -> str | None:
+    try:
+        check_archive(path)
+    except FormatError as error:
+        return f"{path} is damaged: {error}"
+    return None
+
+
+def _read_all(paths: Iterable[Path]) -> tuple[list[Archive], dict[Path, ServingError]]:
     readable: list[Archive] = []
-    broken: dict[str, ServingError] = {}
+    broken: dict[Path, ServingError] = {}
     for path in paths:
         try:
             readable.append(read_archive(path))
         except ServingError as error:
-            # Only matters if it is asked for.
-            broken.update({path.name: error, path.stem: error})
+            broken[path] = error
+    return readable, broken
+
+
+def _named(store: Path, paths: Iterable[Path], wanted: Sequence[str]) -> list[Archive]:
+    readable, broken = _read_all(paths)
+    for path, error in broken.items():
+        # Only matters if it is asked for, and no other archive goes by that name.
+        names = {name for a in readable for name in (a.name, a.path.name, a.path.stem)}
+        if ({path.name, path.stem} & {*wanted}) - names:
+            raise error
+    return _pick(store, readable, wanted)
+
+
+def _pick(store: Path, readable: Sequence[Archive], wanted: Sequence[str]) -> list[Archive]:
     chosen: dict[Path, Archive] = {}
     for name in wanted:
         matches = [a for a in readable if name in (a.name, a.path.name, a.path.stem)]
-        if not matches and name in broken:
-            raise broken[name]
         if not matches:
             known = ", ".join(sorted({archive.name for archive in readable})) or "none"
             raise UsageError(

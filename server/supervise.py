@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from server import java, ports
-from server.archives import Archive, select
+from server.archives import Archive, examine
 from server.config import Addresses, Config
 from server.console import Console
 from server.curl import curl_line
@@ -71,7 +71,8 @@ def serve(options: Options) -> None:
     """
     config = Config.read(options.config)
     store = (options.store or config.model_store).resolve()
-    archives = select(store, options.models)
+    selection = examine(store, options.models)
+    archives = selection.archives
     found_java, home = java.find_java(), java.torchserve_home()
     if options.state is not None:
         prepare(options.state)
@@ -79,6 +80,8 @@ def serve(options: Options) -> None:
     ports.check_free(addresses)
 
     console = Console()
+    for line in selection.left_out:
+        console.line(f"Left out: {line}")
     with StopSignals() as stop, _scratch() as scratch:
         runtime_config = scratch / "config.properties"
         runtime_config.write_text(config.merged(addresses.overrides()), encoding="utf-8")

@@ -4,12 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from export.definition import from_model_file
 from export.pipeline import Exported, export_model
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_FILES = ROOT / "tests" / "model_files"
+
+# Small models gain nothing from more, and lose much as soon as another process wants a core.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

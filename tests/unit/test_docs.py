@@ -21,6 +21,8 @@ def test_files_that_the_architecture_names_exist():
         "model-config.yaml",
         "warmup.npz",
         "layers.json",
+        "baseline.json",
+        "cases.npz",
     }
     for name in set(re.findall(r"`([\w.-]+\.(?:py|json|yaml|npz|pt))`", text)) - made:
         assert any((ROOT / room / name).exists() for room in rooms), name

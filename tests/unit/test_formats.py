@@ -50,6 +50,22 @@ def test_a_signature_of_another_kind_is_refused(tmp_path, change, words):
         Signature.read(tmp_path)
 
 
+def test_a_change_anywhere_in_a_certificate_is_found(tmp_path):
+    CERTIFICATE.write(tmp_path)
+    path = tmp_path / "certificate.json"
+    written = path.read_bytes()
+    for place in range(len(written)):
+        changed = bytearray(written)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(FormatError, match=r"certificate\.json"):
+            Certificate.read(tmp_path)
+    document = json.loads(written) | {"version": 1}
+    path.write_text(json.dumps(document))
+    with pytest.raises(FormatError, match="has version 1; this Vitrine reads 2: export"):
+        Certificate.read(tmp_path)
+
+
 def test_a_missing_or_broken_document_is_named(tmp_path):
     with pytest.raises(FormatError, match=r"signature\.json is missing"):
         Signature.read(tmp_path)

@@ -20,7 +20,7 @@ import pytest
 
 from server import health, java, ports
 from server.__main__ import main
-from server.archives import default_name, find_archives, read_archive, select
+from server.archives import default_name, examine, find_archives, read_archive, select
 from server.config import DEFAULT_CONFIG, Config, parse_properties
 from server.console import Console
 from server.curl import curl_line
@@ -177,10 +177,19 @@ def test_a_manifest_that_is_none_is_named(store, manifest):
         select(store, None)
 
 
-def test_a_corrupt_archive_is_exit_code_1(store, capsys):
+def test_a_corrupt_archive_is_left_out_and_exit_code_1_when_nothing_else_is_asked_for(
+    store, capsys
+):
     (store / "cut.mar").write_bytes((store / "echo.mar").read_bytes()[:100])
-    assert main(["--model-store", str(store), "--port", "0"]) == 1
-    assert "cut.mar" in capsys.readouterr().err
+    selection = examine(store, None)
+    assert [archive.name for archive in selection.archives] == ["echo", "second"]
+    [line] = selection.left_out
+    assert "cut.mar" in line
+    assert main(["--model-store", str(store), "--models", "cut", "--port", "0"]) == 1
+    error = capsys.readouterr().err
+    assert "cut.mar" in error
+    assert "nothing is left to serve" in error
+    assert [a.name for a in examine(store, ["echo", "cut"]).archives] == ["echo"]
     with pytest.raises(ServingError, match=r"cut\.mar"):
         select(store, ["cut"])
 

@@ -1,5 +1,6 @@
 import json
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,6 +8,8 @@ import torch
 
 from export.definition import from_model_file
 from export.pipeline import export_model
+from formats.certificate import Certificate
+from formats.integrity import sha256
 from handlers import jsontext
 from handlers.__main__ import main
 from handlers.batch import groups
@@ -144,6 +147,9 @@ def test_an_input_that_the_model_itself_refuses_is_the_clients_error(exported, t
     document = json.loads(path.read_text())
     del document["inputs"][0]["maximum"]
     path.write_text(json.dumps(document))
+    certificate = Certificate.read(tmp_path)
+    files = certificate.files | {path.name: sha256(path.read_bytes())}
+    replace(certificate, files=files).write(tmp_path)
     good, bad = ask(Service(Model(tmp_path, CPU)), [1, 2], [1, 50])
     assert good[0] == 200
     assert bad[0] == 400
