@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from server.archives import select
+from server.archives import examine
 from server.config import Config
 from server.errors import ServerError
 from server.readiness import NotListening, unready
@@ -45,7 +45,7 @@ def report(
             settings = Config.read(config)
             management = management or settings.addresses().management_url
             if models is None:
-                archives = select(store or settings.model_store, None)
+                archives = examine(store or settings.model_store, None).archives
                 models = [archive.name for archive in archives]
         waiting = unready(management.rstrip("/"), dict.fromkeys(models))
     except FileNotFoundError:

@@ -143,7 +143,7 @@ def test_there_is_no_compiler_and_nothing_that_only_building_needs(examples):
     )
     assert (code, found) == (0, "")
     code, found = examples.exec("ls", "/opt/vitrine")
-    assert found.split() == ["config.properties", "model_store", "server"]
+    assert found.split() == ["config.properties", "formats", "model_store", "server"]
     assert examples.exec("python", "-c", "import sklearn")[0] != 0
 
 
@@ -155,12 +155,23 @@ def test_a_mounted_store_is_served_instead(start, store):
     assert post(running.url, "digits").status_code == 404
 
 
-def test_a_corrupt_archive_ends_it_with_its_name(start, store):
+def test_a_corrupt_archive_is_left_out_by_name_and_the_others_are_served(start, store):
     whole = make_archive(store / "mine.mar", "mine").read_bytes()
+    (store / "cut.mar").write_bytes(whole[: len(whole) // 2])
+    running = start(store=store)
+    running.wait_healthy()
+    assert post(running.url, "mine").json() == {"from": "mounted"}
+    assert "Left out: /opt/vitrine/model_store/cut.mar" in running.log
+    assert "Traceback" not in running.log
+
+
+def test_it_ends_where_only_a_corrupt_archive_is_left(start, store):
+    whole = make_archive(store / "cut.mar", "mine").read_bytes()
     (store / "cut.mar").write_bytes(whole[: len(whole) // 2])
     running = start(store=store)
     assert running.container.wait(timeout=60)["StatusCode"] == 1
     assert "cut.mar" in running.log
+    assert "nothing is left to serve" in running.log
     assert "Traceback" not in running.log
 
 
