@@ -63,6 +63,9 @@ class _Way:
     when: bool
 
 
+State = tuple[frozenset[CodeType], frozenset[_Way]]
+
+
 class BranchWatch:
     """Records the ways that are taken in a module's own methods, while the context lasts.
 
@@ -91,9 +94,13 @@ class BranchWatch:
     def __exit__(self, *_: object) -> None:
         sys.settrace(self._before)
 
-    def taken(self) -> frozenset[_Way]:
-        """Return the ways that were taken so far, to be compared with those of a later time."""
-        return frozenset(self._taken)
+    def state(self) -> State:
+        """Return what was seen so far, to be compared with that of a later time, or restored."""
+        return frozenset(self._entered), frozenset(self._taken)
+
+    def restore(self, state: State) -> None:
+        """Forget what was seen since: an input without an answer verifies no way it took."""
+        self._entered, self._taken = set(state[0]), set(state[1])
 
     def count(self) -> tuple[int, int]:
         """Return how many ways were taken, and how many there are, in methods that ran."""

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
-from export.branches import Branch, BranchWatch
+from export.branches import BranchWatch
 from export.definition import Definition
 from export.errors import ExportError
 from export.inputs import Example
@@ -29,17 +30,14 @@ class Reference:
         paths: where the flat outputs are in what the module returns; the same for every case.
         answers: per case, its flat outputs.
         skipped: how many made inputs the module raised on.
-        branches: how many ways out of the conditions in the module's own code were taken, and
-            how many there are.
-        never: the ways that no case took.
+        watch: which ways the branches of the module's own code went in these cases.
     """
 
     cases: list[Example]
     paths: list[str]
     answers: list[list[Tensor]]
     skipped: int
-    branches: tuple[int, int]
-    never: tuple[Branch, ...]
+    watch: BranchWatch
 
 
 def answer(module: Any, example: Example) -> list[tuple[str, Tensor]]:
@@ -63,6 +61,7 @@ def reference(definition: Definition, cases: Iterable[Example]) -> Reference:
     skipped = 0
     with watch:
         for number, case in enumerate(cases):
+            known = watch.state()
             try:
                 flat = answer(definition.module, case)
             except TypeError as error:
@@ -79,6 +78,7 @@ def reference(definition: Definition, cases: Iterable[Example]) -> Reference:
                         hint="an example must be an input that the module accepts, dtype included "
                         "(NumPy's default is float64, a module's float32)",
                     ) from error
+                watch.restore(known)
                 skipped += 1
                 continue
             paths = paths or [path for path, _ in flat]
@@ -86,7 +86,7 @@ def reference(definition: Definition, cases: Iterable[Example]) -> Reference:
             answers.append(_in_order(flat, paths, definition))
     _check_stateless(definition, before)
     _check_deterministic(definition, answers[0])
-    return Reference(kept, paths, answers, skipped, watch.count(), tuple(watch.never()))
+    return Reference(kept, paths, answers, skipped, watch)
 
 
 def extended(
@@ -102,40 +102,29 @@ def extended(
         more: without end; only cases that take a branch as none did before are kept. They are
             drawn until every branch was taken, or for a few seconds.
     """
-    watch = BranchWatch(definition.module)
+    watch = before.watch
     cases, answers = list(before.cases), list(before.answers)
     skipped = before.skipped
 
     def add(case: Example, *, only_new: bool) -> bool:
-        known = watch.taken()
-        try:
-            with watch:
-                by_path = dict(answer(definition.module, case))
-        except Exception:
-            return False
-        if by_path.keys() != set(before.paths) or (only_new and watch.taken() == known):
+        known = watch.state()
+        by_path: dict[str, Tensor] = {}
+        with watch, suppress(Exception):
+            by_path = dict(answer(definition.module, case))
+        if by_path.keys() != set(before.paths) or (only_new and watch.state() == known):
+            watch.restore(known)
             return False
         cases.append(case)
         answers.append([by_path[path] for path in before.paths])
         return True
 
-    with watch:
-        for case in before.cases:
-            answer(definition.module, case)
     skipped += sum(not add(case, only_new=False) for case in drawn)
     deadline = time.monotonic() + _SEARCH_SECONDS
     for _ in range(_SEARCH_CASES):
         if all(branch.raises for branch in watch.never()) or time.monotonic() > deadline:
             break
         add(next(more), only_new=True)
-    return replace(
-        before,
-        cases=cases,
-        answers=answers,
-        skipped=skipped,
-        branches=watch.count(),
-        never=tuple(watch.never()),
-    )
+    return replace(before, cases=cases, answers=answers, skipped=skipped)
 
 
 def _in_order(

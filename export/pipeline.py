@@ -12,7 +12,7 @@ import torch
 from engine import plain_graph
 from export import baseline, parity, rows
 from export.archive import MODULE_FILE, write_archive, write_sample
-from export.branches import undecided
+from export.branches import Branch, undecided
 from export.definition import Definition
 from export.eager import Reference, extended, reference
 from export.errors import ExportError
@@ -88,7 +88,8 @@ def export_model(
         save(compiled, module_path, definition)
         progress("row independence")
         frozen = plain_graph(torch.jit.load(str(module_path)))
-        batching = _batching(frozen, signature, definition, observed)
+        unknown = undecided(observed.watch.never(), frozen.graph)
+        batching = _batching(frozen, signature, definition, observed, unknown=unknown)
         found: Layers | None = None
         if method == "script":
             progress("forward hooks")
@@ -121,7 +122,7 @@ def export_model(
             },
             checks=(*checks, gradients),
             batching=batching,
-            notes=(*filter(None, [warning]), *_notes(definition, observed, found, frozen.graph)),
+            notes=(*filter(None, [warning]), *_notes(definition, observed, found, unknown)),
         )
         progress("archive")
         archive, report, sample = outputs_of(definition.name, store)
@@ -167,7 +168,7 @@ def _verify(
 
 
 def _notes(
-    definition: Definition, observed: Reference, found: Layers | None, graph: Any
+    definition: Definition, observed: Reference, found: Layers | None, unknown: Sequence[Branch]
 ) -> tuple[str, ...]:
     notes = []
     if found is None:
@@ -182,7 +183,7 @@ def _notes(
                 "observed; use the module of the same name"
             )
         notes += [f"layer {name} is not observed: {why}" for name, why in found.left_out.items()]
-    notes += _branch_notes(observed, graph)
+    notes += _branch_notes(unknown)
     if observed.skipped:
         notes.append(
             f"{observed.skipped} of the made inputs were left out: the module raises on them"
@@ -191,10 +192,14 @@ def _notes(
 
 
 def _batching(
-    frozen: Any, signature: Signature, definition: Definition, observed: Reference
+    frozen: Any,
+    signature: Signature,
+    definition: Definition,
+    observed: Reference,
+    *,
+    unknown: Sequence[Branch],
 ) -> Batching:
     measured = rows.measure(frozen, signature, observed.cases)
-    unknown = undecided(observed.never, frozen.graph)
     if measured.independent and unknown:
         measured = Batching(
             False,
@@ -217,8 +222,7 @@ def _batching(
     )
 
 
-def _branch_notes(observed: Reference, graph: Any) -> list[str]:
-    unknown = undecided(observed.never, graph)
+def _branch_notes(unknown: Sequence[Branch]) -> list[str]:
     if not unknown:
         return []
     places = "; ".join(map(str, unknown[:_LINES_NAMED]))

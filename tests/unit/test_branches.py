@@ -88,6 +88,19 @@ def test_ways_are_counted_for_statements_expressions_and_loops():
     assert watched(Loop(), low, high, torch.full((1, 5), 2.0)).count() == (4, 4)
 
 
+class Refusing(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        if x[0, 0] > 50:
+            return self.two(x[:, :4])
+        return self.one(x)
+
+
+def test_a_way_that_only_inputs_without_an_answer_took_is_not_verified(tmp_path):
+    certificate = export_model(define(Refusing), tmp_path).certificate
+    [note] = [note for note in certificate.notes if "no input took" in note]
+    assert "(`if x[0, 0] > 50:`) when that is true" in note
+
+
 def test_what_was_never_taken_is_named():
     [branch] = watched(Never(), torch.zeros(1, 5)).never()
     assert str(branch).startswith("test_branches.py:")
