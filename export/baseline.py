@@ -13,8 +13,7 @@ from export.definition import Definition
 from export.inputs import Example
 from formats.baseline import STATISTICS, Baseline, Summary
 from formats.layers import Layer
-from formats.observation import STATISTICS as MODE
-from formats.observation import cut, is_suspect, merge, read
+from formats.observation import totals
 
 __all__ = ["MOST_ROWS", "measure"]
 
@@ -52,12 +51,9 @@ def measure(
         except (RuntimeError, torch.jit.Error):
             continue
         rows += 1
-        vectors = cut(joined.tolist(), layers, codes, MODE)
-        for one in read(layers, codes, MODE):
-            five, units = vectors[one.first : one.first + 5], range(one.units)
-            if is_suspect(five, units):
+        for one, statistics in totals(layers, codes, joined.tolist()):
+            if statistics is None:
                 continue
-            statistics = merge(five, one.count, units, None)
             for name in STATISTICS:
                 value = getattr(statistics, name)
                 if value is not None:

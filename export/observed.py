@@ -19,7 +19,7 @@ from export.tensors import compare, leaves
 from formats.activation import LayerStatistics
 from formats.certificate import Check
 from formats.layers import Layer, Layers
-from formats.observation import STATISTICS, cut, is_suspect, layer_key, merge, read
+from formats.observation import layer_key, totals
 from formats.signature import Signature
 
 __all__ = ["Observable", "apart", "check", "compile_hooks"]
@@ -138,19 +138,16 @@ def check(
         )
         if not difference.equal:
             raise ExportError(f"the observed graph differs: {difference.detail}", where=where)
-        vectors = cut(joined.tolist(), layers, codes, STATISTICS)
         with watch(definition.module, [layer.name for layer in chosen]) as calls:
             answer(definition.module, case)
         eager = _eager_values(calls, chosen)
-        for one in read(layers, codes, STATISTICS):
-            five = vectors[one.first : one.first + 5]
-            units = range(one.units)
+        for one, statistics in totals(layers, codes, joined.tolist()):
             if one.key not in eager:
                 raise ExportError(f"layer {one.key} ran in the scripted graph only", where=where)
-            if is_suspect(five, units):
+            if statistics is None:
                 eager.pop(one.key)
                 continue
-            moved = apart(merge(five, one.count, units, None), eager.pop(one.key))
+            moved = apart(statistics, eager.pop(one.key))
             if moved > TOLERANCE:
                 raise ExportError(
                     f"statistics of layer {one.key} differ from those of an eager hook "

@@ -27,7 +27,7 @@ from formats.document import FormatError
 from formats.integrity import check_archive, check_files
 from formats.layers import FILE_NAME as LAYERS_FILE
 from formats.layers import Layer, Layers
-from formats.observation import OFF, RAW, STATISTICS, cut, is_suspect, merge, read
+from formats.observation import OFF, RAW, read, totals
 from formats.signature import Signature, TensorSpec
 
 __all__ = ["Verdict", "verify"]
@@ -195,12 +195,10 @@ def _activations(subject: _Subject) -> str:
         if not difference.equal:
             raise _Fell(f"the observed graph: {difference.detail}")
         raw = _raw(subject.loaded, layers, chosen, case)
-        vectors = cut(joined.tolist(), layers, codes, STATISTICS)
-        for one in read(layers, codes, STATISTICS):
-            five, units = vectors[one.first : one.first + 5], range(one.units)
-            if is_suspect(five, units):
+        for one, statistics in totals(layers, codes, joined.tolist()):
+            if statistics is None:
                 continue
-            moved = apart(merge(five, one.count, units, None), raw[one.key])
+            moved = apart(statistics, raw[one.key])
             if not moved <= TOLERANCE:
                 raise _Fell(f"statistics of layer {one.key} differ from NumPy's by {moved:.3g}")
             largest = max(largest, moved)

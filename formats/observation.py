@@ -6,7 +6,7 @@ entry per unit. A unit is a row, or one of several equal shares of a row.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,6 +24,7 @@ __all__ = [
     "layer_key",
     "merge",
     "read",
+    "totals",
 ]
 
 OFF: Final = 0
@@ -139,6 +140,19 @@ def merge(
         zero_fraction=zeros / elements,
         non_finite=non_finite,
     )
+
+
+def totals(
+    layers: Sequence[Layer], codes: Sequence[Sequence[int]], joined: Sequence[float]
+) -> Iterator[tuple[Recorded, LayerStatistics | None]]:
+    """Read what `summary` returned: each record with the statistics of all its units together.
+
+    None stands where some value may not be finite.
+    """
+    vectors = cut(joined, layers, codes, STATISTICS)
+    for one in read(layers, codes, STATISTICS):
+        five, units = vectors[one.first : one.first + WIDTH[STATISTICS]], range(one.units)
+        yield one, None if is_suspect(five, units) else merge(five, one.count, units, None)
 
 
 def is_suspect(vectors: Sequence[Sequence[float]], units: range) -> bool:
