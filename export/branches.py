@@ -8,8 +8,11 @@ import dis
 import linecache
 import re
 import sys
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType
@@ -17,7 +20,9 @@ from typing import Any, Final
 
 from torch import nn
 
-__all__ = ["Branch", "BranchWatch", "undecided"]
+from formats.certificate import Condition
+
+__all__ = ["Branch", "BranchWatch", "conditions", "undecided"]
 
 # A condition made of nothing but these is decided by the signature: rank, dtype and device.
 _DECIDED: Final = {"aten::dim", "prim::dtype", "prim::device", "prim::is_cuda", "prim::Constant"}
@@ -32,13 +37,14 @@ _LINES_OF_A_CONDITION: Final = 4
 
 @dataclass(frozen=True)
 class Branch:
-    """One way out of a condition that no input took.
+    """One way out of a condition.
 
     Attributes:
         file: the source file.
         line: where the condition is.
-        text: the condition's line, stripped.
-        when: what the condition would have to be.
+        text: the condition's line, stripped; where that holds several, the condition alone.
+        when: what the condition is on this way.
+        inputs: how many inputs took it.
         raises: whether it leads to a `raise` or a failed `assert` and nowhere else.
     """
 
@@ -46,12 +52,17 @@ class Branch:
     line: int
     text: str
     when: bool
+    inputs: int
     raises: bool
+
+    @property
+    def condition(self) -> str:
+        """The condition and its place, e.g. "model.py:17 (`if x.sum() > 0:`)"."""
+        return f"{Path(self.file).name}:{self.line} (`{self.text}`)"
 
     def __str__(self) -> str:
         """Return e.g. "model.py:17 (`if x.sum() > 0:`) when that is false"."""
-        place = f"{Path(self.file).name}:{self.line}"
-        return f"{place} (`{self.text}`) when that is {str(self.when).lower()}"
+        return f"{self.condition} when that is {str(self.when).lower()}"
 
 
 @dataclass(frozen=True)
@@ -63,11 +74,16 @@ class _Way:
     when: bool
 
 
-State = tuple[frozenset[CodeType], frozenset[_Way]]
+class Seen:
+    """What one run of a module entered, and which ways it took."""
+
+    def __init__(self) -> None:
+        self.entered: set[CodeType] = set()
+        self.taken: set[_Way] = set()
 
 
 class BranchWatch:
-    """Records the ways that are taken in a module's own methods, while the context lasts.
+    """Knows the ways through a module's own methods, and how many inputs took each.
 
     Args:
         module: the eager module; torch's own classes are not watched.
@@ -83,48 +99,59 @@ class BranchWatch:
                     if isinstance(member, FunctionType):
                         self._codes[member.__code__] = _ways(member.__code__)
         self._entered: set[CodeType] = set()
-        self._taken: set[_Way] = set()
-        self._before: Any = None
+        self._inputs: Counter[_Way] = Counter()
 
-    def __enter__(self) -> "BranchWatch":
-        self._before = sys.gettrace()
-        sys.settrace(self._on_call)
-        return self
+    @contextmanager
+    def one_input(self) -> Iterator[Seen]:
+        """Record what the module does while the context lasts, for `keep`."""
+        seen = Seen()
+        before = sys.gettrace()
+        sys.settrace(partial(self._on_call, seen))
+        try:
+            yield seen
+        finally:
+            sys.settrace(before)
 
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(self._before)
+    def keep(self, seen: Seen) -> None:
+        """Count what an input took; one without an answer verifies nothing, and is not kept."""
+        self._entered |= seen.entered
+        self._inputs.update(seen.taken)
 
-    def state(self) -> State:
-        """Return what was seen so far, to be compared with that of a later time, or restored."""
-        return frozenset(self._entered), frozenset(self._taken)
+    def is_new(self, seen: Seen) -> bool:
+        """Whether an input went where none did before."""
+        return not (seen.entered <= self._entered and seen.taken <= self._inputs.keys())
 
-    def restore(self, state: State) -> None:
-        """Forget what was seen since: an input without an answer verifies no way it took."""
-        self._entered, self._taken = set(state[0]), set(state[1])
-
-    def count(self) -> tuple[int, int]:
-        """Return how many ways were taken, and how many there are, in methods that ran."""
-        ways = {way for code in self._entered for way in self._codes[code].values()}
-        return len(ways & self._taken), len(ways)
+    def branches(self) -> list[Branch]:
+        """Return the ways there are in methods that ran."""
+        found = {}
+        for code in self._entered:
+            ways = self._codes[code]
+            positions = {way.position for way in ways.values()}
+            for (_, target), way in ways.items():
+                # The compiler makes copies of a condition; the way is the same.
+                if way not in found:
+                    found[way] = self._branch(way, positions, raises=_raises(code, target))
+        return sorted(found.values(), key=lambda branch: (branch.file, branch.line, branch.when))
 
     def never(self) -> list[Branch]:
         """Return the ways that were never taken, in methods that ran."""
-        found = {}
-        for code in self._entered:
-            for (_, target), way in self._codes[code].items():
-                if way not in self._taken and way not in found:
-                    line = way.position[0] or code.co_firstlineno
-                    text = linecache.getline(code.co_filename, line).strip()
-                    found[way] = Branch(
-                        code.co_filename, line, text, way.when, _raises(code, target)
-                    )
-        return sorted(found.values(), key=lambda branch: (branch.file, branch.line, branch.when))
+        return [branch for branch in self.branches() if not branch.inputs]
 
-    def _on_call(self, frame: FrameType, event: str, argument: Any) -> Any:
+    def _branch(self, way: _Way, positions: set[tuple[int | None, ...]], *, raises: bool) -> Branch:
+        line = way.position[0] or way.code.co_firstlineno
+        text = linecache.getline(way.code.co_filename, line)
+        _, last, start, end = way.position
+        if last == line and sum(position[0] == line for position in positions) > 1:
+            text = text[start:end]
+        file = way.code.co_filename
+        text = text.partition("  #")[0].strip()
+        return Branch(file, line, text, way.when, self._inputs[way], raises)
+
+    def _on_call(self, seen: Seen, frame: FrameType, event: str, argument: Any) -> Any:
         code = frame.f_code
         if code not in self._codes:
             return None
-        self._entered.add(code)
+        seen.entered.add(code)
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
         last = -1
@@ -135,7 +162,7 @@ class BranchWatch:
             if event == "opcode":
                 way = ways.get((last, frame.f_lasti))
                 if way is not None:
-                    self._taken.add(way)
+                    seen.taken.add(way)
                 last = frame.f_lasti
             return on_step
 
@@ -175,7 +202,7 @@ def undecided(branches: Iterable[Branch], graph: Any) -> list[Branch]:
     and device. What leads to a `raise` is left out as well: no answer comes from there.
 
     Args:
-        branches: ways that no input took.
+        branches: ways of the eager module.
         graph: of the frozen module.
     """
     places = set()
@@ -190,6 +217,25 @@ def undecided(branches: Iterable[Branch], graph: Any) -> list[Branch]:
         if not branch.raises
         and any((branch.file, branch.line - n) in places for n in range(_LINES_OF_A_CONDITION))
     ]
+
+
+def conditions(branches: Iterable[Branch]) -> tuple[Condition, ...]:
+    """Put the two ways of each condition together, in the order of the source."""
+    found: dict[tuple[str, int, str], list[Branch]] = {}
+    for branch in branches:
+        found.setdefault((branch.file, branch.line, branch.text), []).append(branch)
+    return tuple(
+        Condition(
+            ways[0].condition,
+            **{
+                f"when_{str(when).lower()}": sum(way.inputs for way in ways if way.when is when)
+                if any(way.when is when for way in ways)
+                else None
+                for when in (True, False)
+            },
+        )
+        for ways in found.values()
+    )
 
 
 def _is_decided(value: Any) -> bool:

@@ -57,6 +57,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("files", nargs="*", type=Path, metavar="MODEL_FILE")
     parser.add_argument("--trace", action="store_true", help="record one path instead of scripting")
     parser.add_argument(
+        "--accept-mismatch",
+        action="store_true",
+        help="with --trace: archive it even if some inputs are answered otherwise than by the "
+        "eager module; the certificate says which",
+    )
+    parser.add_argument(
         "--layers",
         action="append",
         default=[],
@@ -136,6 +142,8 @@ def _export(options: argparse.Namespace) -> int:
             "--weights, --example and --model-version go with --module",
             hint="a model file loads its own weights and has VERSION",
         )
+    if options.accept_mismatch and not options.trace:
+        raise ExportError("--accept-mismatch goes with --trace; a scripted model has no excuse")
     names = [file.stem for file in options.files]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
@@ -201,6 +209,7 @@ def _export_one(file: Path | None, options: argparse.Namespace) -> None:
         options.model_store,
         "trace" if options.trace else "script",
         layers=options.layers,
+        accept_mismatch=options.accept_mismatch,
         progress=progress,
     )
     sources = files.paths()
@@ -217,6 +226,7 @@ def _arguments(file: Path | None, options: argparse.Namespace) -> dict[str, Any]
     return {
         "file": str(file.resolve()) if file is not None else None,
         "trace": options.trace,
+        "accept_mismatch": options.accept_mismatch,
         "layers": options.layers,
         "name": options.name,
         "module": options.module,

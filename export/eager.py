@@ -1,7 +1,7 @@
 """The module as Python runs it: the answers that every other form is compared with."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -39,6 +39,15 @@ class Reference:
     skipped: int
     watch: BranchWatch
 
+    def without(self, numbers: Container[int]) -> "Reference":
+        """Return the same without some cases."""
+        kept = [number for number in range(len(self.cases)) if number not in numbers]
+        return replace(
+            self,
+            cases=[self.cases[number] for number in kept],
+            answers=[self.answers[number] for number in kept],
+        )
+
 
 def answer(module: Any, example: Example) -> list[tuple[str, Tensor]]:
     """Run a module on a copy of the example, without gradients; return its flat outputs."""
@@ -59,31 +68,21 @@ def reference(definition: Definition, cases: Iterable[Example]) -> Reference:
     kept: list[Example] = []
     answers: list[list[Tensor]] = []
     skipped = 0
-    with watch:
-        for number, case in enumerate(cases):
-            known = watch.state()
-            try:
+    for number, case in enumerate(cases):
+        try:
+            with watch.one_input() as seen:
                 flat = answer(definition.module, case)
-            except TypeError as error:
-                raise ExportError(str(error), where=str(definition.source)) from error
-            except Exception as error:
-                if number < len(definition.examples):
-                    shown = ", ".join(
-                        f"{dtype_name(tensor.dtype)}{list(tensor.shape)}" for tensor in case
-                    )
-                    raise ExportError(
-                        f"the module raises on example {number} ({shown}): "
-                        f"{type(error).__name__}: {error}",
-                        where=str(definition.source),
-                        hint="an example must be an input that the module accepts, dtype included "
-                        "(NumPy's default is float64, a module's float32)",
-                    ) from error
-                watch.restore(known)
-                skipped += 1
-                continue
-            paths = paths or [path for path, _ in flat]
-            kept.append(case)
-            answers.append(_in_order(flat, paths, definition))
+        except TypeError as error:
+            raise ExportError(str(error), where=str(definition.source)) from error
+        except Exception as error:
+            if number < len(definition.examples):
+                raise _refused(definition, number, case, error) from error
+            skipped += 1
+            continue
+        watch.keep(seen)
+        paths = paths or [path for path, _ in flat]
+        kept.append(case)
+        answers.append(_in_order(flat, paths, definition))
     _check_stateless(definition, before)
     _check_deterministic(definition, answers[0])
     return Reference(kept, paths, answers, skipped, watch)
@@ -107,13 +106,12 @@ def extended(
     skipped = before.skipped
 
     def add(case: Example, *, only_new: bool) -> bool:
-        known = watch.state()
         by_path: dict[str, Tensor] = {}
-        with watch, suppress(Exception):
+        with suppress(Exception), watch.one_input() as seen:
             by_path = dict(answer(definition.module, case))
-        if by_path.keys() != set(before.paths) or (only_new and watch.state() == known):
-            watch.restore(known)
+        if by_path.keys() != set(before.paths) or (only_new and not watch.is_new(seen)):
             return False
+        watch.keep(seen)
         cases.append(case)
         answers.append([by_path[path] for path in before.paths])
         return True
@@ -125,6 +123,16 @@ def extended(
             break
         add(next(more), only_new=True)
     return replace(before, cases=cases, answers=answers, skipped=skipped)
+
+
+def _refused(definition: Definition, number: int, case: Example, error: Exception) -> ExportError:
+    shown = ", ".join(f"{dtype_name(tensor.dtype)}{list(tensor.shape)}" for tensor in case)
+    return ExportError(
+        f"the module raises on example {number} ({shown}): {type(error).__name__}: {error}",
+        where=str(definition.source),
+        hint="an example must be an input that the module accepts, dtype included "
+        "(NumPy's default is float64, a module's float32)",
+    )
 
 
 def _in_order(

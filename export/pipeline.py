@@ -3,7 +3,7 @@
 import platform
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ import torch
 from engine import plain_graph
 from export import baseline, parity, rows
 from export.archive import MODULE_FILE, write_archive, write_sample
-from export.branches import Branch, undecided
+from export.branches import Branch, conditions, undecided
 from export.definition import Definition
 from export.eager import Reference, extended, reference
 from export.errors import ExportError
@@ -22,15 +22,16 @@ from export.hooks import unshare
 from export.inputs import drawn, search, variants
 from export.observed import check as check_observed
 from export.observed import compile_hooks
+from export.parity import Parity
 from export.report import render
 from export.signature import infer
 from export.tensors import TOLERANCE
 from export.torchscript import Method, compile_module, refuse_state, save
-from formats.certificate import Batching, Certificate, Check
+from formats.certificate import Batching, Certificate
 from formats.layers import Layers
 from formats.signature import Signature
 
-__all__ = ["Exported", "export_model", "outputs_of"]
+__all__ = ["Exported", "eager_answers", "export_model", "outputs_of"]
 
 _LINES_NAMED: Final = 5
 
@@ -50,6 +51,18 @@ class Exported:
     certificate: Certificate
 
 
+def eager_answers(definition: Definition) -> tuple[Signature, Reference]:
+    """Return the signature, and every input that is verified with what the module answers to it.
+
+    Raises:
+        ExportError: the module cannot be run, or answers what cannot be served.
+    """
+    observed = reference(definition, variants(definition))
+    signature = infer(definition, observed)
+    more = extended(definition, observed, drawn(definition, signature), search(definition))
+    return signature, more
+
+
 def outputs_of(name: str, store: Path) -> tuple[Path, Path, Path]:
     """Return the paths of a model's archive, report and sample request."""
     return store / f"{name}.mar", store / f"{name}.report.md", store / f"{name}.sample.json"
@@ -59,7 +72,9 @@ def export_model(
     definition: Definition,
     store: Path,
     method: Method = "script",
+    *,
     layers: Sequence[str] = (),
+    accept_mismatch: bool = False,
     progress: Callable[[str], Any] = lambda stage: None,
 ) -> Exported:
     """Compile, verify and archive a model.
@@ -69,6 +84,8 @@ def export_model(
         store: an existing folder for the archive, the report and the sample request.
         method: "script" or "trace".
         layers: which layers to observe instead of the definition's own choice.
+        accept_mismatch: archive a trace that answers some inputs otherwise than the eager module,
+            and say so in the certificate.
         progress: called with the name of each stage as it begins.
 
     Raises:
@@ -76,26 +93,26 @@ def export_model(
     """
     progress("eager answers")
     unshare(definition.module)
-    observed = reference(definition, variants(definition))
-    signature = infer(definition, observed)
-    observed = extended(definition, observed, drawn(definition, signature), search(definition))
+    signature, observed = eager_answers(definition)
     names = tuple(spec.name for spec in signature.outputs)
-    with tempfile.TemporaryDirectory(prefix="vitrine-") as folder:
-        module_path = Path(folder) / MODULE_FILE
+    with tempfile.TemporaryDirectory(prefix="vitrine-") as working:
+        folder = Path(working)
+        module_path = folder / MODULE_FILE
         progress(method)
         compiled = compile_module(definition, method)
-        refuse_state(compiled, definition)
-        save(compiled, module_path, definition)
+        refuse_state(compiled.module, definition)
+        save(compiled.module, module_path, definition)
         progress("row independence")
         frozen = plain_graph(torch.jit.load(str(module_path)))
-        unknown = undecided(observed.watch.never(), frozen.graph)
+        branches = undecided(observed.watch.branches(), frozen.graph)
+        unknown = [branch for branch in branches if not branch.inputs]
         batching = _batching(frozen, signature, definition, observed, unknown=unknown)
         found: Layers | None = None
         if method == "script":
             progress("forward hooks")
             observable = compile_hooks(
                 definition,
-                compiled,
+                compiled.module,
                 signature,
                 observed.cases,
                 patterns=layers or definition.layers,
@@ -104,17 +121,20 @@ def export_model(
             found = observable.layers
             save(observable.module, module_path, definition)
         progress("parity in a fresh process")
-        checks = _verify(module_path, definition, observed, names=names, method=method, found=found)
-        progress("gradients")
+        verified = _parity(
+            module_path, definition, observed, names, baked=compiled.baked, accept=accept_mismatch
+        )
+        observed = observed.without(verified.differing)
         loaded = torch.jit.load(str(module_path))
+        checks = verified.checks
+        if found is not None and found.hooked:
+            checks += (check_observed(loaded, found, definition, observed),)
+        progress("gradients")
         gradients, warning = check_gradients(loaded, definition, observed, names)
+        notes = _notes(definition, observed, found, unknown)
         certificate = Certificate(
             method=method,
-            versions={
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-                "machine": platform.machine(),
-            },
+            versions=_versions(),
             tolerance={
                 name: pair
                 for name, pair in TOLERANCE.items()
@@ -122,49 +142,82 @@ def export_model(
             },
             checks=(*checks, gradients),
             batching=batching,
-            notes=(*filter(None, [warning]), *_notes(definition, observed, found, unknown)),
+            conditions=conditions(branches),
+            notes=(*filter(None, [verified.note, warning]), *notes),
         )
         progress("archive")
-        archive, report, sample = outputs_of(definition.name, store)
-        example = definition.examples[0]
         if found is not None:
-            found.write(Path(folder))
+            found.write(folder)
             loaded = torch.jit.load(str(module_path))
-            baseline.measure(loaded, found.hooked, definition, row_axis=signature.row_axis).write(
-                Path(folder)
-            )
-        certificate = write_archive(
-            archive,
-            Path(folder),
-            signature,
-            certificate,
-            example=example,
+            seen = baseline.measure(loaded, found.hooked, definition, row_axis=signature.row_axis)
+            seen.write(folder)
+        return _write(
+            definition,
+            store,
+            folder,
+            signature=signature,
+            certificate=certificate,
             observed=observed,
-            activation_log=definition.activation_log,
+            found=found,
         )
-        report.write_text(render(signature, certificate, found), encoding="utf-8")
-        write_sample(sample, signature, example)
+
+
+def _write(
+    definition: Definition,
+    store: Path,
+    folder: Path,
+    *,
+    signature: Signature,
+    certificate: Certificate,
+    observed: Reference,
+    found: Layers | None,
+) -> Exported:
+    archive, report, sample = outputs_of(definition.name, store)
+    example = definition.examples[0]
+    certificate = write_archive(
+        archive,
+        folder,
+        signature,
+        certificate,
+        example=example,
+        observed=observed,
+        activation_log=definition.activation_log,
+    )
+    report.write_text(render(signature, certificate, found), encoding="utf-8")
+    write_sample(sample, signature, example)
     return Exported(archive, signature, certificate)
 
 
-def _verify(
+def _parity(
     module_path: Path,
     definition: Definition,
     observed: Reference,
-    *,
     names: tuple[str, ...],
-    method: Method,
-    found: Layers | None,
-) -> tuple[Check, ...]:
+    *,
+    baked: ExportError | None,
+    accept: bool,
+) -> Parity:
     try:
-        checks = parity.check(module_path, definition, observed, names, method)
+        verified = parity.check(module_path, definition, observed, names, accept=accept)
     except ExportError as error:
-        error.where = error.where or str(definition.source)
+        if baked is not None:
+            # Where the value was is a better place to look than the file as a whole.
+            raise ExportError(
+                f"{baked.what}; {error.what}", where=baked.where, hint=baked.hint
+            ) from error
         raise
-    if found is None or not found.hooked:
-        return checks
-    loaded = torch.jit.load(str(module_path))
-    return (*checks, check_observed(loaded, found, definition, observed))
+    if baked is not None and not accept:
+        raise baked
+    note = f"{baked.where}: {baked.what}; {verified.note}" if baked is not None else verified.note
+    return replace(verified, note=note.removesuffix("; "))
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
 
 
 def _notes(

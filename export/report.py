@@ -1,6 +1,6 @@
 """The export report: signature and certificate as people read them."""
 
-from formats.certificate import Certificate
+from formats.certificate import Certificate, Condition
 from formats.layers import Layers
 from formats.signature import Signature, TensorSpec
 
@@ -26,6 +26,10 @@ def render(signature: Signature, certificate: Certificate, layers: Layers | None
     batching = certificate.batching
     verdict = "may share a batch" if batching.independent else "are served one at a time"
     lines += [f"- requests {verdict}: {batching.reason}", ""]
+    if certificate.conditions:
+        lines += ["## Branches", ""]
+        lines += [f"- {_ways(condition)}" for condition in certificate.conditions]
+        lines += [""]
     if layers is not None:
         chosen = [f"`{layer.name}` ({layer.type})" for layer in layers.hooked if layer.chosen]
         lines += ["## Observed layers", "", f"- {', '.join(chosen) or 'none'}", ""]
@@ -37,6 +41,17 @@ def render(signature: Signature, certificate: Certificate, layers: Layers | None
     for dtype, (relative, absolute) in certificate.tolerance.items():
         lines.append(f"- tolerance for {dtype}: relative {relative:g}, absolute {absolute:g}")
     return "\n".join(lines) + "\n"
+
+
+def _ways(condition: Condition) -> str:
+    counts = {"true": condition.when_true, "false": condition.when_false}
+    ways = [
+        f"{when} for {count} input{'s' * (count != 1)}" if count else f"never {when}: NOT VERIFIED"
+        for when, count in counts.items()
+        if count is not None
+    ]
+    ways += [f"{when} leads to an error" for when, count in counts.items() if count is None]
+    return f"{condition.place}: {', '.join(ways)}"
 
 
 def _described(spec: TensorSpec) -> str:

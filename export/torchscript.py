@@ -3,6 +3,7 @@
 import re
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -15,7 +16,7 @@ from export.custom_functions import function_calls
 from export.definition import Definition
 from export.errors import ExportError
 
-__all__ = ["Method", "compile_module", "refuse_state", "save"]
+__all__ = ["Compiled", "Method", "compile_module", "refuse_state", "save"]
 
 Method = Literal["script", "trace"]
 
@@ -71,7 +72,21 @@ _GENERIC: Final = (
 )
 
 
-def compile_module(definition: Definition, method: Method) -> torch.jit.ScriptModule:
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled module.
+
+    Attributes:
+        module: in TorchScript.
+        baked: why the module is not to be trusted, if the trace met a value that depends on the
+            data and took it for a constant.
+    """
+
+    module: torch.jit.ScriptModule
+    baked: ExportError | None = None
+
+
+def compile_module(definition: Definition, method: Method) -> Compiled:
     """Compile a module.
 
     Args:
@@ -84,7 +99,7 @@ def compile_module(definition: Definition, method: Method) -> torch.jit.ScriptMo
     try:
         if method == "script":
             _refuse_parametrizations(definition)
-            return torch.jit.script(definition.module)
+            return Compiled(torch.jit.script(definition.module))
         return _trace(definition.module, definition.examples[0])
     except ExportError:
         raise
@@ -138,7 +153,7 @@ def save(module: torch.jit.ScriptModule, path: Path, definition: Definition) -> 
         raise _compile_error(error, definition) from error
 
 
-def _trace(module: nn.Module, example: Sequence[Tensor]) -> torch.jit.ScriptModule:
+def _trace(module: nn.Module, example: Sequence[Tensor]) -> Compiled:
     with warnings.catch_warnings(record=True) as caught, torch.no_grad():
         warnings.simplefilter("always", TracerWarning)
         traced = torch.jit.trace(
@@ -148,13 +163,15 @@ def _trace(module: nn.Module, example: Sequence[Tensor]) -> torch.jit.ScriptModu
         # torch's own layers check shapes that way, which parity verifies; the user's code branches.
         own = Path(warning.filename).is_relative_to(_TORCH)
         if not own and "Converting a tensor to a Python" in str(warning.message):
-            raise ExportError(
-                "tracing would bake in a value that depends on the data: "
+            baked = ExportError(
+                "tracing baked in a value that depends on the data: "
                 + str(warning.message).partition(".")[0],
                 where=f"{warning.filename}:{warning.lineno}",
-                hint="leave --trace out: scripting keeps the branch",
+                hint="leave --trace out: scripting keeps the branch; --accept-mismatch archives "
+                "the trace with this on record",
             )
-    return traced  # type: ignore[no-any-return]
+            return Compiled(traced, baked)
+    return Compiled(traced)
 
 
 def _compile_error(error: Exception, definition: Definition) -> ExportError:

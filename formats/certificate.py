@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 from formats.document import FormatError, document_text, parse_document
 
-VERSION: Final = 2
+VERSION: Final = 3
 FILE_NAME: Final = "certificate.json"
 
 
@@ -28,6 +28,21 @@ class Check:
     cases: int
     max_difference: float
     detail: str
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A condition in the model's code that the saved graph still decides for every input.
+
+    Attributes:
+        place: file, line and text.
+        when_true: how many of the verified inputs had it true; None where that leads to an error.
+        when_false: the same for false.
+    """
+
+    place: str
+    when_true: int | None
+    when_false: int | None
 
 
 @dataclass(frozen=True)
@@ -55,6 +70,7 @@ class Certificate:
         tolerance: dtype name to (relative, absolute) tolerance of the comparisons.
         checks: in the order they ran.
         batching: may requests share a batch?
+        conditions: where the graph branches; a way that no input took is not verified.
         notes: what a user should know before trusting the model, one sentence each.
         files: SHA-256, in hex, of every other file of the archive, by its name there.
     """
@@ -64,6 +80,7 @@ class Certificate:
     tolerance: dict[str, tuple[float, float]]
     checks: tuple[Check, ...]
     batching: Batching
+    conditions: tuple[Condition, ...] = ()
     notes: tuple[str, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
 
@@ -108,6 +125,7 @@ class Certificate:
                 tolerance={name: (pair[0], pair[1]) for name, pair in fields["tolerance"].items()},
                 checks=tuple(Check(**check) for check in fields["checks"]),
                 batching=Batching(**fields["batching"]),
+                conditions=tuple(Condition(**one) for one in fields["conditions"]),
                 notes=tuple(fields["notes"]),
                 files=fields["files"],
             )

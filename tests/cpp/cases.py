@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from engine import OBSERVE, set_mode
 from export.archive import MODULE_FILE
 from export.definition import Definition
-from export.eager import reference
-from export.inputs import Example, variants
-from export.pipeline import Exported
+from export.inputs import Example
+from export.pipeline import Exported, eager_answers
 from export.tensors import TOLERANCE, leaves
 from formats.layers import Layers
 from formats.observation import STATISTICS
@@ -54,7 +53,7 @@ def cases_of(definition: Definition, exported: Exported, folder: Path) -> Cases:
     """Unpack an exported model into `folder` and write down what Python makes of its inputs."""
     with zipfile.ZipFile(exported.archive) as archive:
         archive.extractall(folder)
-    eager = reference(definition, variants(definition))
+    _, eager = eager_answers(definition)
     loaded = torch.jit.load(str(folder / MODULE_FILE))
     chosen = [layer for layer in Layers.read(folder).hooked if layer.chosen]
     set_mode(loaded, chosen, STATISTICS)

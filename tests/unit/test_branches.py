@@ -1,12 +1,13 @@
 """What the inputs of an export reach, and what happens where they do not."""
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from export.branches import BranchWatch, undecided
+from export.branches import BranchWatch, conditions, undecided
 from export.definition import Definition, InputOptions, from_model_file
 from export.errors import ExportError
 from export.pipeline import export_model
@@ -73,19 +74,27 @@ def define(kind, **options):
 
 
 def watched(module, *inputs):
-    with BranchWatch(module) as watch:
-        for x in inputs:
+    watch = BranchWatch(module)
+    for x in inputs:
+        with watch.one_input() as seen:
             module(x)
+        watch.keep(seen)
     return watch
+
+
+def counted(watch):
+    """How many ways were taken, and how many there are."""
+    ways = watch.branches()
+    return sum(way.inputs > 0 for way in ways), len(ways)
 
 
 def test_ways_are_counted_for_statements_expressions_and_loops():
     low, high = torch.zeros(1, 5), torch.full((1, 5), 100.0)
-    assert watched(Rare(), low).count() == (1, 2)
-    assert watched(Rare(), low, high).count() == (2, 2)
-    assert watched(Loop(), low).count() == (1, 4)
+    assert counted(watched(Rare(), low)) == (1, 2)
+    assert counted(watched(Rare(), low, high)) == (2, 2)
+    assert counted(watched(Loop(), low)) == (1, 4)
     # Both ends of the loop: small at once, small after a while, and never small enough.
-    assert watched(Loop(), low, high, torch.full((1, 5), 2.0)).count() == (4, 4)
+    assert counted(watched(Loop(), low, high, torch.full((1, 5), 2.0))) == (4, 4)
 
 
 class Refusing(Net):
@@ -128,6 +137,28 @@ def test_conditions_that_no_input_decides_are_no_branches_of_the_graph(tmp_path)
     certificate = export_model(definition, tmp_path).certificate
     assert not [note for note in certificate.notes if "no input took" in note]
     assert certificate.batching.independent
+
+
+class Two(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        if x[0, 0] > 0 and x[0, 1] > 0:
+            return self.two(x)
+        if x[0, 2] > 1e6:
+            raise ValueError("too large")
+        return self.one(x)
+
+
+def test_conditions_are_counted_by_input_each_by_itself():
+    inputs = [torch.tensor([row]) for row in ([1.0, 1, 0, 0, 0], [1.0, -1, 0, 0, 0], [-1.0] * 5)]
+    found = conditions(watched(Two(), *inputs).branches())
+    assert [re.sub(r"^.*\(`|`\)$", "", one.place) for one in found] == [
+        "x[0, 0] > 0",
+        "x[0, 1] > 0",
+        "if x[0, 2] > 1e6:",
+    ]
+    assert [(one.when_true, one.when_false) for one in found[:2]] == [(2, 1), (1, 1)]
+    kept = conditions(branch for branch in watched(Two(), *inputs).branches() if not branch.raises)
+    assert (kept[2].when_true, kept[2].when_false) == (None, 2)
 
 
 def test_a_loop_counts_as_a_branch_once(tmp_path):

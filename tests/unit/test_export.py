@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -99,12 +100,21 @@ def test_the_examples_are_verified_over_many_inputs(exported, name):
 
 
 def test_both_branches_are_taken_or_the_line_is_named(exported, tmp_path):
-    assert not exported("control_flow").certificate.notes
+    certificate = exported("control_flow").certificate
+    assert not certificate.notes
+    [condition] = certificate.conditions
+    assert re.fullmatch(r"control_flow\.py:\d+ \(`if x\.mean\(\) > 0:`\)", condition.place)
+    assert condition.when_true + condition.when_false == certificate.checks[0].cases
+    report = exported("control_flow").archive.with_name("control_flow.report.md").read_text()
+    ways = f"true for {condition.when_true} inputs, false for {condition.when_false} inputs"
+    assert f"- {condition.place}: {ways}\n" in report
     path = write(
         tmp_path / "rare.py", "if x.sum() == 1.2345:\n            x = x + 1\n        return x"
     )
     [note] = export_model(from_model_file(path), tmp_path).certificate.notes
     assert "rare.py:8 (`if x.sum() == 1.2345:`) when that is true" in note
+    report = (tmp_path / "rare.report.md").read_text()
+    assert "rare.py:8 (`if x.sum() == 1.2345:`): never true: NOT VERIFIED, false for " in report
 
 
 def test_an_archive_is_the_same_whenever_it_is_written(exported, tmp_path):
@@ -148,8 +158,28 @@ def test_a_parametrised_layer_is_refused_with_what_to_call(tmp_path, capsys):
 def test_tracing_a_branch_is_refused(tmp_path, capsys):
     branch = MODEL_FILES / "branch.py"
     error = refusal(capsys, "--trace", branch, "--model-store", tmp_path)
-    assert "branch.py:11" in error
+    assert "branch.py:11: tracing baked in a value that depends on the data" in error
+    assert "the smallest such input found is x float32[1, 3] = [[0, 0, 0]]" in error
     assert "leave --trace out" in error
+
+
+def test_a_trace_that_differs_is_archived_if_that_is_asked_for_and_on_record(tmp_path, capsys):
+    branch = MODEL_FILES / "branch.py"
+    arguments = ["--trace", "--accept-mismatch", str(branch), "--model-store", str(tmp_path)]
+    assert main(arguments) == 0
+    told = capsys.readouterr().out
+    assert re.search(
+        r"note: \S+branch\.py:11: tracing baked in a value .*; \d+ of \d+ inputs fell: .* "
+        "the smallest such input found is x float32",
+        told,
+    )
+    [report] = tmp_path.glob("*.report.md")
+    assert "FELL: parity: saved and loaded in a fresh process" in report.read_text()
+    # What is known to differ is no reason for a check elsewhere to fall.
+    assert main(["verify", str(tmp_path / "branch.mar")]) == 0
+    assert "--accept-mismatch goes with --trace" in refusal(
+        capsys, "--accept-mismatch", branch, "--model-store", tmp_path
+    )
 
 
 def test_tracing_a_model_without_branches_works(tmp_path):

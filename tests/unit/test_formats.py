@@ -62,7 +62,7 @@ def test_a_change_anywhere_in_a_certificate_is_found(tmp_path):
             Certificate.read(tmp_path)
     document = json.loads(written) | {"version": 1}
     path.write_text(json.dumps(document))
-    with pytest.raises(FormatError, match="has version 1; this Vitrine reads 2: export"):
+    with pytest.raises(FormatError, match="has version 1; this Vitrine reads 3: export"):
         Certificate.read(tmp_path)
 
 

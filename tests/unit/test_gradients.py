@@ -162,7 +162,7 @@ def checked(path: Path, tmp_path: Path, method: str = "script", freeze: bool = F
     observed = reference(definition, variants(definition))
     names = [spec.name for spec in infer(definition, observed).outputs]
     file = tmp_path / "module.pt"
-    save(compile_module(definition, method), file, definition)
+    save(compile_module(definition, method).module, file, definition)
     graph = torch.jit.load(str(file))
     if freeze:
         graph = torch.jit.freeze(graph.eval())
@@ -340,7 +340,7 @@ def test_a_custom_function_is_named_with_its_rewrite(
     definition = from_model_file(path)
     lines = path.read_text().splitlines()
     with pytest.raises(ExportError) as caught:
-        save(compile_module(definition, method), tmp_path / "module.pt", definition)
+        save(compile_module(definition, method).module, tmp_path / "module.pt", definition)
     error = caught.value
     called = "Round.apply(x)" if body == "return helper(x)" else body
     number = next(number for number, line in enumerate(lines, 1) if called in line)
@@ -374,4 +374,4 @@ def test_several_functions_are_all_named(tmp_path: Path) -> None:
     definition = from_model_file(path)
     assert [call.name for call in function_calls(definition.module)] == ["Round", "Surrogate"]
     with pytest.raises(ExportError, match=r"so is '(Round|Surrogate)', called at "):
-        save(compile_module(definition, "script"), tmp_path / "module.pt", definition)
+        save(compile_module(definition, "script").module, tmp_path / "module.pt", definition)
