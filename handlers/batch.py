@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from handlers.decode import Array, Question
+from handlers.decode import Question
 from handlers.errors import ModelError
+from handlers.values import Array
 
 __all__ = ["groups", "join", "split"]
 

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from formats.signature import Signature
-from handlers.decode import Array, Question
+from handlers.decode import Question
+from handlers.values import Array
 
-__all__ = ["answer"]
+__all__ = ["answer", "value"]
 
 
 def answer(outputs: Sequence[Array], question: Question, signature: Signature) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def answer(outputs: Sequence[Array], question: Question, signature: Signature) -
         for outputs that have labels. A single row's answer has no row axis.
     """
     named = {
-        spec.name: array[0] if question.single else array
+        spec.name: value(array, question)
         for spec, array in zip(signature.outputs, outputs, strict=True)
     }
     body: dict[str, Any]
@@ -41,6 +42,11 @@ def answer(outputs: Sequence[Array], question: Question, signature: Signature) -
     if labels:
         body["labels"] = labels
     return body
+
+
+def value(output: Array, question: Question) -> Array:
+    """Return an output without its row axis, if the question had none."""
+    return output[0] if question.single else output
 
 
 def _by_row(named: dict[str, Array], rows: int) -> list[Any]:

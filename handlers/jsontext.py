@@ -19,7 +19,7 @@ except ImportError:
 __all__ = ["dumps", "loads"]
 
 
-def loads(text: bytes) -> Any:
+def loads(text: bytes | bytearray | memoryview) -> Any:
     """Read JSON in UTF-8.
 
     Raises:
@@ -31,7 +31,7 @@ def loads(text: bytes) -> Any:
             return orjson.loads(text)
     # The standard library decides what is JSON and words the error, so that both installations
     # behave alike.
-    return json.loads(text.decode("utf-8"), parse_constant=_refuse)
+    return json.loads(str(text, "utf-8"), parse_constant=_refuse)
 
 
 def dumps(value: Any) -> bytes:

@@ -17,9 +17,9 @@ from formats.layers import Layer, Layers
 from formats.observation import INSPECT, OFF, RAW, STATISTICS, cut, read
 from formats.signature import Signature, TensorSpec
 from formats.structure import flatten
-from handlers.decode import Array
 from handlers.errors import ModelError, RequestError
 from handlers.observe import Inspection, Observation, to_lists
+from handlers.values import Array
 
 __all__ = ["Model", "use_threads"]
 
@@ -153,7 +153,8 @@ class Model:
             raise _model_error(error) from error
 
     def _tensor(self, array: Array, spec: TensorSpec) -> torch.Tensor:
-        tensor = torch.from_numpy(array)
+        # A raw input is used where it lies in the body, unless torch could not.
+        tensor = torch.from_numpy(np.require(array, requirements=("C", "A", "W")))
         return tensor.to(self.device, getattr(torch, spec.dtype))
 
     def _warm_up(self, path: Path) -> None:

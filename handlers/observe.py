@@ -11,8 +11,8 @@ import torch
 from formats.activation import Activations, LayerRecord
 from formats.layers import Layer
 from formats.observation import Recorded, is_suspect, merge
-from handlers.decode import Array
 from handlers.errors import RequestError
+from handlers.values import Array
 
 __all__ = [
     "HEADER",

@@ -9,11 +9,15 @@ from typing import Any, Final
 
 import torch
 
+from handlers.coding import MAX_REQUEST_BYTES
+from handlers.datatypes import Buffer
 from handlers.errors import RequestError
 from handlers.jsontext import dumps
 from handlers.log_settings import LogSettings
+from handlers.media import JSON
 from handlers.model import Model, use_threads
 from handlers.recorder import Recorder
+from handlers.reply import respond
 from handlers.service import Request, Response, Service
 
 __all__ = ["TorchServeAdapter"]
@@ -21,6 +25,7 @@ __all__ = ["TorchServeAdapter"]
 # TorchServe sends the phrase on the status line, where it must be ASCII.
 _PHRASES: Final = {
     400: "Bad Request",
+    406: "Not Acceptable",
     413: "Content Too Large",
     415: "Unsupported Media Type",
     500: "Internal Server Error",
@@ -33,6 +38,7 @@ _DEFAULT_LIMIT: Final = 6_553_500
 _FRAME_BYTES: Final = 4096  # room for headers and ids of one answer
 _LEAST_WITH_PLUS: Final = 1e16  # written as 1e+16
 _BODY_PARTS: Final = ("body", "data")
+_FORMS: Final = ("application/x-www-form", "multipart/form")
 
 
 class TorchServeAdapter:
@@ -73,7 +79,8 @@ class TorchServeAdapter:
                 flush=True,
             )
             raise
-        self._service = Service(self._model, self._recorder)
+        most = int(os.environ.get("VITRINE_MAX_REQUEST_SIZE", MAX_REQUEST_BYTES))
+        self._service = Service(self._model, self._recorder, most)
         signature = self._model.signature
         print(
             f"vitrine: {signature.model} {signature.model_version} is loaded and warm "
@@ -83,32 +90,29 @@ class TorchServeAdapter:
         )
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
-        """Answer a batch: one JSON body per request, with its own status and headers."""
+        """Answer a batch: one body per request, with its own status and headers."""
         assert self._service is not None
+        answers: dict[int, Response] = {}
         places: list[int] = []
         requests: list[Request] = []
-        bodies: list[bytes] = [b""] * len(data)
-        for place, parts in enumerate(data):
-            headers = _headers(context, place)
+        sent = [_headers(context, place) for place in range(len(data))]
+        for place, (parts, headers) in enumerate(zip(data, sent, strict=True)):
             if not parts and headers.get("describe") is not None:
-                bodies[place] = self._describe()
+                answers[place] = Response(200, self._describe(), {"content-type": JSON})
                 continue
             try:
-                own_id = context.get_request_id(place) or ""
-                requests.append(Request(_body(parts, headers), headers, own_id))
-                places.append(place)
+                body = _body(parts, headers)
             except RequestError as error:
-                content = {"content-type": "application/json"}
-                failed = Response(error.status, dumps(error.to_json()), content)
-                bodies[place] = _send(context, place, failed)
-        for place, response in zip(places, self._service.handle(requests), strict=True):
-            bodies[place] = _send(context, place, response)
+                answers[place] = respond(Request(b"", headers), error)
+                continue
+            requests.append(Request(body, headers, context.get_request_id(place) or ""))
+            places.append(place)
+        answers |= zip(places, self._service.handle(requests), strict=True)
         self._measure(context)
-        for place, refusal in too_large([len(body) for body in bodies], self._limit).items():
-            content = {"content-type": "application/json"}
-            failed = Response(refusal.status, dumps(refusal.to_json()), content)
-            bodies[place] = _send(context, place, failed)
-        return bodies
+        sizes = [len(answers[place].body) for place in range(len(data))]
+        for place, refusal in too_large(sizes, self._limit).items():
+            answers[place] = respond(Request(b"", sent[place]), refusal)
+        return [_send(context, place, answers[place]) for place in range(len(data))]
 
     def _measure(self, context: Any) -> None:
         """Hand what the recorder counted to TorchServe's metrics, if anything was."""
@@ -172,19 +176,25 @@ def _headers(context: Any, place: int) -> dict[str, str]:
     }
 
 
-def _body(parts: dict[str, Any], headers: dict[str, str]) -> bytes:
-    """Return the request's body as bytes.
+def _body(parts: dict[str, Any], headers: dict[str, str]) -> Buffer:
+    """Return the request's body, where TorchServe received it.
+
+    A form's part of that name is a body too; what it says of itself TorchServe does not pass on
+    reliably, so it is read as JSON.
 
     Raises:
-        RequestError: it came as a form.
+        RequestError: it came as a form without one.
     """
+    form = headers.get("content-type", "").lower().startswith(_FORMS)
     for name in _BODY_PARTS:
         if name in parts:
+            if form:
+                del headers["content-type"]
             value = parts[name]
             if isinstance(value, (bytes, bytearray)):
-                return bytes(value)
+                return value
             return value.encode() if isinstance(value, str) else dumps(value)
-    if headers.get("content-type", "").startswith(("application/x-www-form", "multipart/form")):
+    if form:
         raise RequestError(
             "unsupported_media_type",
             "the body came as a form (curl does that without a Content-Type header)",

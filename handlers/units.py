@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from formats.layers import Layer
-from handlers.decode import Array
+from handlers.values import Array
 
 __all__ = ["RELU_LIKE", "UnitWatch"]
 

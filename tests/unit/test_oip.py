@@ -168,8 +168,13 @@ def without(key):
         (without("data"), "missing_field", "input 'x' has no \"data\""),
         (
             without("data") | {"parameters": {"binary_data_size": 8}},
+            "missing_header",
+            "does not say where its JSON ends",
+        ),
+        (
+            without("data") | {"parameters": {"shared_memory_region": "r"}},
             "missing_field",
-            '"binary_data_size" is not supported',
+            '"shared_memory_region" is not supported',
         ),
         (X | {"name": 3}, "wrong_type", 'the name of entry 0 of "inputs" is 3'),
         (X | {"name": "w"}, "missing_input", "input 'x' is missing"),
@@ -296,7 +301,7 @@ def test_null_is_absent_and_unknown_parameters_are_ignored():
     assert envelope == oip.Envelope((oip.Requested("y"), oip.Requested("z")))
     outputs = [{"name": "z", "parameters": {"binary_data": True}}]
     _, envelope = read({"inputs": [X], "parameters": {"priority": 1}, "outputs": outputs})
-    assert envelope.outputs == (oip.Requested("z"),)
+    assert envelope.outputs == (oip.Requested("z", binary=True),)
 
 
 def test_statistics_and_raw_are_wanted_side_by_side():

@@ -1,0 +1,38 @@
+"""A request and its answer, as any server has them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from handlers.datatypes import Buffer
+
+__all__ = ["Request", "Response"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request.
+
+    Attributes:
+        body: the bytes that were sent; nobody may change them while the request is answered.
+        headers: with lower-case names.
+        id: the server's own id of the request.
+    """
+
+    body: Buffer
+    headers: Mapping[str, str] = field(default_factory=dict)
+    id: str = ""
+
+
+@dataclass(frozen=True)
+class Response:
+    """One answer.
+
+    Attributes:
+        status: HTTP status.
+        body: JSON, if the status is not 200; else what the request asked for.
+        headers: to be set on the answer, the content type among them.
+    """
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
