@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from export.errors import ExportError
+from formats.document import FormatError
+from formats.image import Image
 
 __all__ = ["Definition", "InputOptions", "from_factory", "from_model_file"]
 
@@ -35,12 +37,14 @@ class InputOptions:
         shape: with -1 for free dimensions, or None to take it from the examples.
         minimum: least value allowed, or None.
         maximum: greatest value allowed, or None.
+        image: how a picture becomes it, or None.
     """
 
     name: str
     shape: tuple[int, ...] | None = None
     minimum: float | None = None
     maximum: float | None = None
+    image: Image | None = None
 
 
 @dataclass(frozen=True)
@@ -386,7 +390,7 @@ def _inputs(value: Any, module: nn.Module, count: int, where: str) -> tuple[Inpu
 
 
 def _input(name: str, fields: Any, where: str) -> InputOptions:
-    known = {"shape", "minimum", "maximum"}
+    known = {"shape", "minimum", "maximum", "image"}
     if not isinstance(fields, dict) or not set(fields) <= known:
         raise ExportError(
             f"INPUTS[{name!r}] is {fields!r}",
@@ -407,7 +411,21 @@ def _input(name: str, fields: Any, where: str) -> InputOptions:
             where=where,
             hint="two numbers, the least first",
         )
-    return InputOptions(name, tuple(shape) if shape is not None else None, low, high)
+    image = _image(name, fields.get("image"), where)
+    return InputOptions(name, tuple(shape) if shape is not None else None, low, high, image)
+
+
+def _image(name: str, value: Any, where: str) -> Image | None:
+    if value is None:
+        return None
+    try:
+        return Image.from_json(value)
+    except FormatError as error:
+        raise ExportError(
+            f"INPUTS[{name!r}]: image: {error}",
+            where=where,
+            hint='e.g. "image": {"mode": "RGB", "fit": "crop"}; docs/requests.md has them all',
+        ) from None
 
 
 def _strings(value: Any, what: str, where: str) -> tuple[str, ...]:

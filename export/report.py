@@ -60,6 +60,8 @@ def _described(spec: TensorSpec) -> str:
         low = "-inf" if spec.minimum is None else f"{spec.minimum:g}"
         high = "inf" if spec.maximum is None else f"{spec.maximum:g}"
         text += f" in [{low}, {high}]"
+    if spec.image is not None:
+        text += f", or a PNG or JPEG ({spec.image.mode}, {spec.image.fit})"
     if spec.labels:
         shown = ", ".join(spec.labels[:10])
         text += f", labels {shown}{', ...' if len(spec.labels) > 10 else ''}"

@@ -10,6 +10,7 @@ from export.eager import Reference, answer
 from export.errors import ExportError
 from export.inputs import Example
 from export.tensors import dtype_name
+from formats.document import FormatError
 from formats.signature import DTYPES, Signature, TensorSpec
 
 __all__ = ["infer"]
@@ -38,15 +39,16 @@ def infer(definition: Definition, observed: Reference) -> Signature:
         shape = _shape(seen, row_axis)
         if option.shape is not None:
             shape = _declared(option.shape, seen, option.name, where)
-        inputs.append(
-            TensorSpec(
-                option.name,
-                _dtype(seen[0], f"input {option.name!r}", where),
-                shape,
-                option.minimum,
-                option.maximum,
-            )
+        spec = TensorSpec(
+            option.name,
+            _dtype(seen[0], f"input {option.name!r}", where),
+            shape,
+            option.minimum,
+            option.maximum,
+            option.image,
         )
+        _check_image(spec, row_axis, where)
+        inputs.append(spec)
     names = _output_names(definition, [path for path, _ in answers[0]])
     outputs = []
     for position, name in enumerate(names):
@@ -153,6 +155,20 @@ def _output_names(definition: Definition, paths: Sequence[str]) -> tuple[str, ..
             hint="name every tensor in the order it is returned; nested ones depth first",
         )
     return definition.outputs
+
+
+def _check_image(spec: TensorSpec, row_axis: bool, where: str) -> None:
+    if spec.image is None:
+        return
+    try:
+        spec.image.layout(spec.shape[1:] if row_axis else spec.shape)
+    except FormatError as error:
+        raise ExportError(
+            f"INPUTS[{spec.name!r}]: {error}",
+            where=where,
+            hint="[height, width] or [channels, height, width] or [height, width, channels] for "
+            "each row, with 1 channel for mode L and 3 for RGB",
+        ) from None
 
 
 def _check_labels(spec: TensorSpec, where: str) -> None:

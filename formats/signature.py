@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from formats.document import FormatError, read_document, write_document
+from formats.image import Image
 
 VERSION: Final = 1
 FILE_NAME: Final = "signature.json"
@@ -34,6 +35,7 @@ class TensorSpec:
         shape: one entry per axis; -1 is a free dimension.
         minimum: least value an input may have, or None.
         maximum: greatest value an input may have, or None.
+        image: how a picture becomes this input, or None where it does not.
         labels: class names along the last axis of an output; empty when it has none.
     """
 
@@ -42,6 +44,7 @@ class TensorSpec:
     shape: tuple[int, ...]
     minimum: float | None = None
     maximum: float | None = None
+    image: Image | None = None
     labels: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -59,6 +62,8 @@ class TensorSpec:
             fields["minimum"] = self.minimum
         if self.maximum is not None:
             fields["maximum"] = self.maximum
+        if self.image is not None:
+            fields["image"] = self.image.to_json()
         if self.labels:
             fields["labels"] = list(self.labels)
         return fields
@@ -68,7 +73,7 @@ class TensorSpec:
         """Read what `to_json` returned.
 
         Raises:
-            FormatError: the dtype is not one that is served.
+            FormatError: the dtype is not one that is served, or a picture cannot become it so.
         """
         if fields["dtype"] not in DTYPES:
             raise FormatError(f"tensor {fields['name']!r} has dtype {fields['dtype']!r}")
@@ -78,6 +83,7 @@ class TensorSpec:
             shape=tuple(fields["shape"]),
             minimum=fields.get("minimum"),
             maximum=fields.get("maximum"),
+            image=Image.from_json(fields["image"]) if "image" in fields else None,
             labels=tuple(fields.get("labels", ())),
         )
 

@@ -11,12 +11,14 @@ from handlers.coding import decoded
 from handlers.datatypes import Buffer
 from handlers.decode import Question, parse, question
 from handlers.errors import RequestError
+from handlers.images import from_image, is_image
 from handlers.message import Request
 from handlers.observe import Wanted, parse_header
 
 __all__ = ["Asked", "read"]
 
 _LENGTH = oip.LENGTH.lower()
+_READERS = {media.NPY: from_npy, media.RAW: from_octets, media.IMAGE: from_image}
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ def read(request: Request, signature: Signature, layers: Sequence[Layer], limit:
     """Read a request.
 
     Args:
-        request: with a body in JSON, the Open Inference Protocol, a .npy file or raw bytes.
+        request: with a body in JSON, the Open Inference Protocol, a .npy file, raw bytes or
+            a picture.
         signature: of the model.
         layers: those that hooks are compiled into.
         limit: the most bytes that a body may have once its content coding is undone.
@@ -57,11 +60,12 @@ def read(request: Request, signature: Signature, layers: Sequence[Layer], limit:
         RequestError: naming what was wrong and what was expected.
     """
     headers = request.headers
-    kind = media.body_type(headers)
     body = decoded(request.body, headers.get("content-encoding"), limit)
+    # `curl -T` sends no media type, and a picture tells by itself what it is.
+    kind = media.IMAGE if is_image(body) else media.body_type(headers)
     wanted = parse_header(headers, layers)
     envelope: oip.Envelope | None = None
-    if _LENGTH in headers and kind != media.NPY:
+    if _LENGTH in headers and kind in (media.JSON, media.RAW):
         own, envelope = _with_tail(body, headers[_LENGTH], signature, layers)
     elif kind == media.JSON or not len(body):
         document = parse(body, signature)
@@ -70,7 +74,7 @@ def read(request: Request, signature: Signature, layers: Sequence[Layer], limit:
         else:
             own = question(document, signature)
     else:
-        own = (from_npy if kind == media.NPY else from_octets)(body, signature)
+        own = _READERS[kind](body, signature)
     if envelope is not None:
         return Asked(own, wanted, envelope)
     return Asked(own, wanted, None, _answer_type(headers, signature, wanted))

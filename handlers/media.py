@@ -11,18 +11,19 @@ from typing import Final
 
 from handlers.errors import RequestError
 
-__all__ = ["JSON", "NPY", "RAW", "body_type", "choose"]
+__all__ = ["IMAGE", "JSON", "NPY", "RAW", "body_type", "choose"]
 
 JSON: Final = "application/json"
 NPY: Final = "application/x-npy"
 RAW: Final = "application/octet-stream"
+IMAGE: Final = "image/*"
 
 _CHARSETS: Final = ("", "utf-8", "utf8", "us-ascii")
 _QUALITY: Final = re.compile(r"[01](\.\d{0,3})?")
 
 
 def body_type(headers: Mapping[str, str]) -> str:
-    """Return the media type of a body: `JSON`, `NPY` or `RAW`. A body without one is JSON.
+    """Return the media type of a body: `JSON`, `NPY`, `RAW` or `IMAGE`. Without one it is JSON.
 
     Args:
         headers: of the request, with lower-case names.
@@ -35,6 +36,8 @@ def body_type(headers: Mapping[str, str]) -> str:
     name = name.strip() or JSON
     if name in (NPY, RAW):
         return name
+    if name in ("image/png", "image/jpeg", "image/jpg", IMAGE):
+        return IMAGE
     charset = re.search(r"charset\s*=\s*\"?([^\s\";]*)", rest)
     if name in (JSON, "text/json") or re.fullmatch(r"application/[\w.-]+\+json", name):
         if charset is None or charset[1] in _CHARSETS:
@@ -46,7 +49,10 @@ def body_type(headers: Mapping[str, str]) -> str:
 
 def _unsupported(message: str) -> RequestError:
     return RequestError(
-        "unsupported_media_type", message, status=415, expected=f"{JSON}, {NPY} or {RAW}"
+        "unsupported_media_type",
+        message,
+        status=415,
+        expected=f"{JSON}, {NPY}, {RAW}, image/png or image/jpeg",
     )
 
 

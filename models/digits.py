@@ -12,7 +12,21 @@ from torch import Tensor, nn
 from models import data
 
 VERSION = "1.0"
-INPUTS = {"image": {"shape": [-1, 8, 8], "minimum": 0.0, "maximum": 16.0}}
+INPUTS = {
+    "image": {
+        "shape": [-1, 8, 8],
+        "minimum": 0.0,
+        "maximum": 16.0,
+        # A photographed or drawn digit: bright on dark, one value a pixel, 0 to 16.
+        "image": {
+            "mode": "L",
+            "background": "dark",
+            "fit": "pad",
+            "resample": "box",
+            "scale": 16 / 255,
+        },
+    }
+}
 OUTPUTS = ["probabilities"]
 LABELS = {"probabilities": [str(digit) for digit in range(10)]}
 WEIGHTS = Path(__file__).parent / "weights" / "digits.safetensors"
