@@ -5,6 +5,7 @@ https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html describes
 
 import io
 import math
+import warnings
 from typing import Any, Final
 
 import numpy as np
@@ -95,10 +96,12 @@ def _header(body: Buffer) -> tuple["np.dtype[Any]", tuple[int, ...], bool, int]:
     """Return the dtype, the shape, whether the order is Fortran's, and where the data starts."""
     file = io.BytesIO(bytes(body[: _LONGEST_HEADER + npy.MAGIC_LEN + 4]))
     try:
-        read = _READERS[npy.read_magic(file)]
-        shape, fortran, dtype = read(file, max_header_size=_LONGEST_HEADER)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            read = _READERS[npy.read_magic(file)]
+            shape, fortran, dtype = read(file, max_header_size=_LONGEST_HEADER)
     except Exception:
-        # Python's own parser is behind the header, and raises much else than ValueError.
+        # Python's own parser is behind the header: it raises much else than ValueError, and warns.
         raise _not_npy("its header cannot be read") from None
     if not all(type(size) is int and size >= 0 for size in shape):
         raise _not_npy("its shape is none")

@@ -67,7 +67,7 @@ def read(request: Request, signature: Signature, layers: Sequence[Layer], limit:
     envelope: oip.Envelope | None = None
     if _LENGTH in headers and kind in (media.JSON, media.RAW):
         own, envelope = _with_tail(body, headers[_LENGTH], signature, layers)
-    elif kind == media.JSON or not len(body):
+    elif kind == media.JSON or not body:
         document = parse(body, signature)
         if oip.applies(document):
             own, envelope = oip.decode(document, signature, layers)

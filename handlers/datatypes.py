@@ -17,7 +17,7 @@ from handlers.values import Array, working_dtype
 
 __all__ = ["DATATYPES", "Buffer", "from_raw", "item_size", "raw_size", "to_raw"]
 
-Buffer = bytes | bytearray | memoryview
+Buffer = bytes | bytearray
 
 DATATYPES: Final = {
     "bool": "BOOL",
@@ -49,7 +49,7 @@ def raw_size(dtype: str, shape: Sequence[int]) -> int:
     return math.prod(shape) * item_size(dtype)
 
 
-def from_raw(data: Buffer, spec: TensorSpec, shape: Sequence[int]) -> Array:
+def from_raw(data: Buffer | memoryview, spec: TensorSpec, shape: Sequence[int]) -> Array:
     """Read a raw tensor where it lies, without a copy (but for bfloat16, which is widened).
 
     Args:

@@ -80,10 +80,16 @@ def parse(body: Buffer, signature: Signature) -> Body:
     Raises:
         RequestError: there is no body, or it is not JSON.
     """
-    if not len(body) or (bytes(body[:1]).isspace() and bytes(body).isspace()):
+    if not body or body.isspace():
         raise RequestError("empty_body", "the request has no body", expected=_usage(signature))
     try:
         document = jsontext.loads(body)
+    except jsontext.RepeatedKeyError as error:
+        raise RequestError(
+            "duplicate_key",
+            f"an object of the body has the key {ascii(error.key)[:80]} twice",
+            expected="each key once",
+        ) from None
     except ValueError as error:
         raise RequestError(
             "not_json", f"the body is not JSON: {ascii(str(error))[1:-1]}", expected="JSON"

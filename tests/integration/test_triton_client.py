@@ -1,0 +1,148 @@
+"""Triton's own HTTP client, unmodified, against the server: binary tensors and JSON."""
+
+import gevent
+import ml_dtypes
+import numpy as np
+import pytest
+import requests
+import torch
+from tritonclient import http as triton
+from tritonclient.utils import InferenceServerException
+
+from export.definition import from_model_file
+from tests.conftest import MODEL_FILES, ROOT
+
+
+def client_of(server) -> triton.InferenceServerClient:
+    address = server.url.removeprefix("http://")
+    return triton.InferenceServerClient(
+        address, concurrency=8, connection_timeout=30, network_timeout=30
+    )
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with client_of(server) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return from_model_file(ROOT / "models" / "digits.py")
+
+
+def image(x, binary=True):
+    given = triton.InferInput("image", list(x.shape), "FP32")
+    given.set_data_from_numpy(x.numpy(), binary_data=binary)
+    return given
+
+
+def wanted_of(definition, x):
+    with torch.no_grad():
+        return definition.module(x).numpy()
+
+
+@pytest.mark.parametrize("binary_in", [True, False])
+@pytest.mark.parametrize("binary_out", [True, False, None])
+def test_a_digit_is_read(client, digits, binary_in, binary_out):
+    (x,) = digits.examples[2]
+    outputs = None
+    if binary_out is not None:
+        outputs = [triton.InferRequestedOutput("probabilities", binary_data=binary_out)]
+    answer = client.infer("digits", [image(x, binary_in)], outputs=outputs, request_id="mine-1")
+    found = answer.as_numpy("probabilities")
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, wanted_of(digits, x), rtol=1e-5, atol=1e-5)
+    response = answer.get_response()
+    assert (response["model_name"], response["model_version"]) == ("digits", "1.0")
+    assert response["id"] == "mine-1"
+    sizes = [output.get("parameters", {}).get("binary_data_size") for output in response["outputs"]]
+    assert sizes == [found.nbytes if binary_out is not False else None]
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_compressed_requests_and_answers(client, digits, coding):
+    (x,) = digits.examples[2]
+    answer = client.infer(
+        "digits",
+        [image(x)],
+        request_compression_algorithm=coding,
+        response_compression_algorithm=coding,
+    )
+    found = answer.as_numpy("probabilities")
+    np.testing.assert_allclose(found, wanted_of(digits, x), rtol=1e-5, atol=1e-5)
+
+
+def test_layers_are_outputs(client, digits):
+    (x,) = digits.examples[1]
+    outputs = [
+        triton.InferRequestedOutput("activations/features.7", binary_data=True),
+        triton.InferRequestedOutput("probabilities", binary_data=False),
+    ]
+    answer = client.infer("digits", [image(x)], outputs=outputs)
+    assert answer.as_numpy("activations/features.7").shape == (2, 7)
+    found = answer.as_numpy("probabilities")
+    np.testing.assert_allclose(found, wanted_of(digits, x), rtol=1e-5, atol=1e-5)
+
+
+def test_many_at_once_each_get_their_own(client, digits):
+    images = torch.cat([x for (x,) in digits.examples])
+    jobs = [gevent.spawn(client.infer, "digits", [image(one[None])]) for one in images]
+    gevent.joinall(jobs, timeout=60)
+    found = np.concatenate([job.get(block=False).as_numpy("probabilities") for job in jobs])
+    np.testing.assert_allclose(found, wanted_of(digits, images), rtol=1e-5, atol=1e-5)
+
+
+def test_a_mistake_is_told(client):
+    given = triton.InferInput("image", [1, 8, 8], "FP64")
+    given.set_data_from_numpy(np.zeros((1, 8, 8)))
+    with pytest.raises(InferenceServerException) as caught:
+        client.infer("digits", [given])
+    assert caught.value.status() == "400"
+    assert caught.value.message()["code"] == "wrong_datatype"
+
+
+def test_a_version_in_the_path_is_not_torchserves(client, digits, server):
+    (x,) = digits.examples[0]
+    with pytest.raises(InferenceServerException) as caught:
+        client.infer("digits", [image(x)], model_version="1.0")
+    assert caught.value.status() == "404"
+    # The version that the other path takes is the archive's.
+    raw = x.numpy().tobytes()
+    headers = {"Content-Type": "application/octet-stream"}
+    for version, status in (("1.0", 200), ("9.9", 404)):
+        url = f"{server.url}/predictions/digits/{version}"
+        assert requests.post(url, raw, headers=headers, timeout=30).status_code == status
+
+
+def test_several_inputs_of_several_datatypes(others):
+    left, right = np.random.default_rng(0).normal(size=(2, 3, 3)).astype(np.float32)
+    definition = from_model_file(MODEL_FILES / "two_inputs.py")
+    right = right[:, 0]
+    with client_of(others) as client:
+        given = [
+            triton.InferInput("left", [3, 3], "FP32").set_data_from_numpy(left),
+            triton.InferInput("right", [3], "FP32").set_data_from_numpy(right, binary_data=False),
+        ]
+        found = client.infer("two_inputs", given).as_numpy("score")
+    with torch.no_grad():
+        wanted = definition.module(torch.from_numpy(left), torch.from_numpy(right)).numpy()
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_bfloat16(others):
+    x = np.array([[1, 2, 3], [-1, 0.5, 4]], ml_dtypes.bfloat16)
+    flag = np.array([True, False])
+    with client_of(others) as client:
+        given = [
+            triton.InferInput("x", [2, 3], "BF16").set_data_from_numpy(x),
+            triton.InferInput("flag", [2], "BOOL").set_data_from_numpy(flag),
+        ]
+        found = client.infer("half", given).as_numpy("y")
+    definition = from_model_file(MODEL_FILES / "half.py")
+    with torch.no_grad():
+        wanted = definition.module(
+            torch.from_numpy(x.astype(np.float32)).bfloat16(), torch.from_numpy(flag)
+        )
+    assert found.dtype == ml_dtypes.bfloat16
+    np.testing.assert_array_equal(found.astype(np.float32), wanted.float().numpy())
