@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from export.definition import from_model_file
 from export.pipeline import Exported, export_model
@@ -14,6 +15,12 @@ MODEL_FILES = ROOT / "tests" / "model_files"
 
 # Small models gain nothing from more, and lose much as soon as another process wants a core.
 torch.set_num_threads(1)
+
+# Of tests/unit/test_fuzz.py. CI runs the same cases each time; `scripts/fuzz` runs new ones.
+_ANY_SPEED = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
+settings.register_profile("short", max_examples=300, derandomize=True, **_ANY_SPEED)
+settings.register_profile("long", max_examples=60_000, **_ANY_SPEED)
+settings.load_profile("short")
 
 
 @pytest.fixture(scope="session")
