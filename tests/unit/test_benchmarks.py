@@ -3,10 +3,11 @@
 import json
 import subprocess
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks import activations
+from benchmarks import activations, binary
 from tests.conftest import ROOT
 
 TINY = activations.Settings(rounds=2, least_ms=0, pixels=32)
@@ -84,4 +85,14 @@ def test_an_unknown_benchmark_is_refused():
         [ROOT / "scripts" / "benchmark", "nothing"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert done.stderr == "error: there is no benchmark 'nothing'; there are: activations\n"
+    assert done.stderr == "error: there is no benchmark 'nothing'; there are: activations binary\n"
+
+
+def test_every_form_on_the_wire_is_the_same_image():
+    image = np.random.default_rng(0).normal(size=(1, 3, 224, 224)).astype(np.float32)
+    sent = binary.bodies(image)
+    assert tuple(sent) == binary.FORMS
+    times = binary.parse_times(sent, 1)
+    assert all(len(own) == 1 and own[0] > 0 for own in times.values())
+    table = binary.render(sent, times, times).splitlines()
+    assert [row.split(" | ")[0] for row in table[2:]] == [f"| {form}" for form in binary.FORMS]

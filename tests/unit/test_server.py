@@ -454,6 +454,7 @@ def test_the_workers_environment_has_no_paths_of_ours(tmp_path):
         "A": "b",
         "TMPDIR": str(tmp_path),
         "PYTHONUNBUFFERED": "1",
+        "VITRINE_MAX_REQUEST_SIZE": "6553500",
         "VITRINE_MAX_RESPONSE_SIZE": "7",
     }
 

@@ -240,6 +240,10 @@ def test_the_handler_runs_without_a_server(exported, tmp_path, capsys):
     assert "score" in json.loads(capsys.readouterr().out)["outputs"]
     bad = tmp_path / "bad.json"
     bad.write_text("[]")
+    one = tmp_path / "one.npy"
+    np.save(one, np.ones(3, np.float32))
+    assert main([str(archive), "--input", str(one)]) == 1
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "unsupported_media_type"
     assert main([str(archive), "--input", str(bad)]) == 1
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "missing_input"
     assert main([str(tmp_path / "none.mar"), "--input", str(bad)]) == 2
