@@ -3,6 +3,9 @@
 import gzip
 import io
 import json
+import re
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -145,3 +148,24 @@ def test_hostile_ids_come_back_nowhere(server, x):
         answer = server.post(URL, x.tolist(), headers=headers)
         assert answer.status_code == 200
         assert "x-correlation-id" not in answer.headers
+
+
+def test_the_lines_of_the_page_work(server, tmp_path):
+    page = (ROOT / "docs" / "requests.md").read_text()
+    found = re.findall(r"^```sh (\w+)\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    assert {role for role, _ in found} == {"npy", "raw", "binary", "accept", "gzip"}
+    for role, text in found:
+        command = text.replace("http://127.0.0.1:8080", server.url)
+        command = command.replace(".venv/bin/python", sys.executable)
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        if role == "accept":
+            assert np.load(tmp_path / "answer.npy").shape == (1, 10)
+        else:
+            assert '"outputs":' in done.stdout, done.stdout

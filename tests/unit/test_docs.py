@@ -1,3 +1,4 @@
+import ast
 import re
 
 from tests.conftest import ROOT
@@ -30,3 +31,19 @@ def test_files_that_the_architecture_names_exist():
 
 def test_the_architecture_stays_on_one_page():
     assert len((ROOT / "docs" / "architecture.md").read_text().splitlines()) <= 90
+
+
+def test_every_error_code_is_on_the_page_of_requests():
+    page = (ROOT / "docs" / "requests.md").read_text()
+    codes = set()
+    for path in (ROOT / "handlers").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            named = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+            if named and node.func.id in ("RequestError", "ModelError"):
+                codes |= {one.value for one in node.args[:1] if isinstance(one, ast.Constant)}
+    assert len(codes) > 20
+    assert {code for code in codes if f"`{code}`" not in page} == set()
+
+
+def test_the_page_of_requests_stays_short():
+    assert len((ROOT / "docs" / "requests.md").read_text().splitlines()) <= 120
