@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from formats.layers import Layer
 from formats.signature import Signature
@@ -17,8 +18,9 @@ from handlers.observe import Wanted, parse_header
 
 __all__ = ["Asked", "read"]
 
-_LENGTH = oip.LENGTH.lower()
-_READERS = {media.NPY: from_npy, media.RAW: from_octets, media.IMAGE: from_image}
+_LENGTH: Final = oip.LENGTH.lower()
+_OF_ONE_ARRAY: Final = (media.JSON, media.NPY, media.RAW)
+_READERS: Final = {media.NPY: from_npy, media.RAW: from_octets, media.IMAGE: from_image}
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def _answer_type(headers: Mapping[str, str], signature: Signature, wanted: Wante
         RequestError: the client accepts none that this request can have (status 406).
     """
     one_array = len(signature.outputs) == 1 and wanted is None
-    offers = [media.JSON, media.NPY, media.RAW] if one_array else [media.JSON]
+    offers = _OF_ONE_ARRAY if one_array else (media.JSON,)
     chosen = media.choose(headers.get("accept"), offers)
     if chosen is not None:
         return chosen

@@ -5,8 +5,9 @@ which the client wrote them.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from handlers.errors import RequestError
@@ -31,7 +32,12 @@ def body_type(headers: Mapping[str, str]) -> str:
     Raises:
         RequestError: it is none of these, or JSON in another charset than UTF-8 (status 415).
     """
-    text = headers.get("content-type", "")
+    return _body_type(headers.get("content-type", ""))
+
+
+# Clients say the same every time.
+@lru_cache(maxsize=64)
+def _body_type(text: str) -> str:
     name, _, rest = text.lower().partition(";")
     name = name.strip() or JSON
     if name in (NPY, RAW):
@@ -82,7 +88,8 @@ def _ranges(accept: str) -> Iterator[_Range]:
             yield _Range(name, float(qualities[0]))
 
 
-def choose(accept: str | None, offers: Sequence[str]) -> str | None:
+@lru_cache(maxsize=64)
+def choose(accept: str | None, offers: tuple[str, ...]) -> str | None:
     """Return the media type that a client likes best.
 
     Args:

@@ -6,7 +6,7 @@ from handlers.errors import RequestError
 from handlers.media import JSON, NPY, RAW, body_type, choose
 from handlers.message import Request
 
-ALL = [JSON, NPY, RAW]
+ALL = (JSON, NPY, RAW)
 X = TensorSpec("x", "float32", (-1, 2))
 ONE = Signature("m", "1.0", "", (X,), (TensorSpec("y", "float32", (-1, 2)),), True)
 TWO = Signature("m", "1.0", "", (X,), (X, TensorSpec("z", "int64", (-1,))), True)
