@@ -64,6 +64,7 @@ class Model:
         self._paths: list[str] = []
         self._whole: Any = torch.jit.load(str(folder / MODULE_FILE), map_location=device).eval()
         self._plain: Any = plain_graph(self._whole)
+        self._writes = _writes_to_inputs(self._plain)
         self.layers: tuple[Layer, ...] = ()
         self._observed: Any = None
         if (folder / LAYERS_FILE).exists():
@@ -154,7 +155,8 @@ class Model:
 
     def _tensor(self, array: Array, spec: TensorSpec) -> torch.Tensor:
         # A raw input is used where it lies in the body, unless torch could not.
-        tensor = torch.from_numpy(np.require(array, requirements=("C", "A", "W")))
+        fit = np.require(array, requirements=("C", "A", "W"))
+        tensor = torch.from_numpy(fit.copy() if self._writes else fit)
         return tensor.to(self.device, getattr(torch, spec.dtype))
 
     def _warm_up(self, path: Path) -> None:
@@ -187,6 +189,13 @@ def use_threads(configured: int | None) -> int:
     threads = int(text) if text else configured or 1
     torch.set_num_threads(threads)
     return threads
+
+
+def _writes_to_inputs(module: Any) -> bool:
+    """Tell whether a graph may work in place on what it is given, which a second run needs."""
+    graph = module.inlined_graph
+    aliases = graph.alias_db()
+    return any(aliases.has_writers(value) for value in graph.inputs())
 
 
 def _to_numpy(leaf: Any) -> Array:

@@ -175,3 +175,21 @@ def test_what_is_printed_of_an_exception_is_never_torchserves(model, monkeypatch
     printed = capsys.readouterr().err.splitlines()
     assert any("[METRICS]thirteen" in line for line in printed)
     assert all(line.startswith("vitrine: ") for line in printed)
+
+
+def test_a_model_that_works_in_place_leaves_the_request_as_it_was(exported, tmp_path):
+    with zipfile.ZipFile(exported("in_place").archive) as archive:
+        archive.extractall(tmp_path)
+    service = Service(Model(tmp_path, torch.device("cpu")))
+    x = np.array([[1, 2, -3]], "<f4")
+    body = bytearray(npy(x))
+    looking = {"x-activations": "raw; layers=relu"}
+    sent = [Request(body, NPY | looking), Request(b"[[1, 2, -3]]", looking), Request(body, NPY)]
+    for batch in (sent, sent[:1], sent[1:2], sent[2:]):
+        for answer in service.handle(batch):
+            found = json.loads(answer.body)
+            assert found["outputs"]["y"] == [[2, 2, 0]]
+            assert found.get("activations", {"raw": {"relu": [[2, 2, 0]]}})["raw"]["relu"] == [
+                [2, 2, 0]
+            ]
+    assert body == npy(x)
