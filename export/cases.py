@@ -12,7 +12,7 @@ from export.eager import Reference
 from export.inputs import Example
 from formats.signature import Signature
 
-__all__ = ["FILE_NAME", "read_cases", "write_cases"]
+__all__ = ["FILE_NAME", "read_cases", "travelling", "write_cases"]
 
 FILE_NAME: Final = "cases.npz"
 _MOST: Final = 16
@@ -25,7 +25,7 @@ def write_cases(path: Path, observed: Reference) -> None:
     Taken evenly from all; where they are too large together, the smallest go in.
     """
     arrays: dict[str, Any] = {}
-    for number, position in enumerate(_chosen(observed)):
+    for number, position in enumerate(travelling(observed)):
         for kind, tensors in (
             ("input", observed.cases[position]),
             ("output", observed.answers[position]),
@@ -62,7 +62,8 @@ def read_cases(path: Path, signature: Signature) -> tuple[list[Example], list[li
     return cases, answers
 
 
-def _chosen(observed: Reference) -> list[int]:
+def travelling(observed: Reference) -> list[int]:
+    """Return the numbers of the cases that `write_cases` writes."""
     sizes = [
         sum(tensor.numel() * max(tensor.element_size(), 4) for tensor in (*case, *outputs))
         for case, outputs in zip(observed.cases, observed.answers, strict=True)

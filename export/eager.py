@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from export.branches import BranchWatch
 from export.definition import Definition
 from export.errors import ExportError
 from export.inputs import Example
+from export.state import refuse_change, state
 from export.tensors import compare, dtype_name, leaves
 
 __all__ = ["Reference", "answer", "extended", "reference"]
@@ -29,14 +30,14 @@ class Reference:
         cases: the inputs it took.
         paths: where the flat outputs are in what the module returns; the same for every case.
         answers: per case, its flat outputs.
-        skipped: how many made inputs the module raised on.
+        refused: made inputs that the module raised on, or answered with other outputs.
         watch: which ways the branches of the module's own code went in these cases.
     """
 
     cases: list[Example]
     paths: list[str]
     answers: list[list[Tensor]]
-    skipped: int
+    refused: list[Example]
     watch: BranchWatch
 
     def without(self, numbers: Container[int]) -> "Reference":
@@ -63,11 +64,11 @@ def reference(definition: Definition, cases: Iterable[Example]) -> Reference:
             differently the second time, or returns what cannot be served.
     """
     watch = BranchWatch(definition.module)
-    before = _state(definition.module)
+    before = state(definition.module)
     paths: list[str] = []
     kept: list[Example] = []
     answers: list[list[Tensor]] = []
-    skipped = 0
+    refused: list[Example] = []
     for number, case in enumerate(cases):
         try:
             with watch.one_input() as seen:
@@ -77,15 +78,15 @@ def reference(definition: Definition, cases: Iterable[Example]) -> Reference:
         except Exception as error:
             if number < len(definition.examples):
                 raise _refused(definition, number, case, error) from error
-            skipped += 1
+            refused.append(case)
             continue
         watch.keep(seen)
         paths = paths or [path for path, _ in flat]
         kept.append(case)
         answers.append(_in_order(flat, paths, definition))
-    _check_stateless(definition, before)
+    refuse_change(definition, before)
     _check_deterministic(definition, answers[0])
-    return Reference(kept, paths, answers, skipped, watch)
+    return Reference(kept, paths, answers, refused, watch)
 
 
 def extended(
@@ -100,10 +101,13 @@ def extended(
             otherwise.
         more: without end; only cases that take a branch as none did before are kept. They are
             drawn until every branch was taken, or for a few seconds.
+
+    Raises:
+        ExportError: the module changed.
     """
     watch = before.watch
+    untouched = state(definition.module)
     cases, answers = list(before.cases), list(before.answers)
-    skipped = before.skipped
 
     def add(case: Example, *, only_new: bool) -> bool:
         by_path: dict[str, Tensor] = {}
@@ -116,13 +120,14 @@ def extended(
         answers.append([by_path[path] for path in before.paths])
         return True
 
-    skipped += sum(not add(case, only_new=False) for case in drawn)
+    refused = [*before.refused, *(case for case in drawn if not add(case, only_new=False))]
     deadline = time.monotonic() + _SEARCH_SECONDS
     for _ in range(_SEARCH_CASES):
         if all(branch.raises for branch in watch.never()) or time.monotonic() > deadline:
             break
         add(next(more), only_new=True)
-    return replace(before, cases=cases, answers=answers, skipped=skipped)
+    refuse_change(definition, untouched)
+    return replace(before, cases=cases, answers=answers, refused=refused)
 
 
 def _refused(definition: Definition, number: int, case: Example, error: Exception) -> ExportError:
@@ -147,38 +152,6 @@ def _in_order(
             hint="return the same outputs, at least one, whatever the input",
         )
     return [by_path[path] for path in paths]
-
-
-def _state(module: nn.Module) -> dict[str, Any]:
-    """Return what a module could keep between two calls: its tensors and plain attributes."""
-    found: dict[str, Any] = {
-        name: tensor.detach().clone() for name, tensor in module.state_dict().items()
-    }
-    for name, part in module.named_modules():
-        for key, value in vars(part).items():
-            if isinstance(value, Tensor):
-                found[f"{name}.{key}".strip(".")] = value.detach().clone()
-            elif value is None or isinstance(value, (bool, int, float, str)):
-                found[f"{name}.{key}".strip(".")] = value
-    return found
-
-
-def _check_stateless(definition: Definition, before: dict[str, Any]) -> None:
-    for name, new in _state(definition.module).items():
-        old = before.get(name)
-        if isinstance(old, Tensor) and isinstance(new, Tensor):
-            same = old.shape == new.shape and torch.equal(
-                torch.nan_to_num(old), torch.nan_to_num(new)
-            )
-        else:
-            same = type(old) is type(new) and old == new
-        if not same:
-            raise ExportError(
-                f"the module changes {name!r} when it runs, so that one request's answer could "
-                "depend on the ones before",
-                where=str(definition.source),
-                hint="keep no state between calls, or leave that part outside the exported module",
-            )
 
 
 def _check_deterministic(definition: Definition, first: list[Tensor]) -> None:

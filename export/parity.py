@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from export.definition import Definition
 from export.eager import Reference, answer
 from export.errors import ExportError
 from export.inputs import Example
+from export.rounding import Rounding
 from export.shrink import show, shrink
 from export.tensors import compare
 from formats.certificate import Check
@@ -47,6 +49,7 @@ def check(
     definition: Definition,
     reference: Reference,
     names: tuple[str, ...],
+    rounding: Rounding,
     *,
     accept: bool = False,
 ) -> Parity:
@@ -57,6 +60,7 @@ def check(
         definition: the eager module, to find a smaller input with where one differs.
         reference: the eager answers.
         names: of the outputs, for messages.
+        rounding: how far answers move for no reason.
         accept: whether answers may differ, as long as some do not.
 
     Raises:
@@ -71,9 +75,9 @@ def check(
     differing: set[int] = set()
     note = ""
     for form in _FORMS:
-        checked, fallen = _compare_all(form, answers[form], reference, names)
+        checked, fallen = _compare_all(form, answers[form], reference, names, rounding)
         if fallen:
-            mismatch = _mismatch(form, module_path, definition, reference, fallen)
+            mismatch = _mismatch(form, module_path, definition, reference, rounding, fallen=fallen)
             differing |= fallen.keys()
             note = note or f"{len(fallen)} of {checked.cases} inputs fell: {mismatch.what}"
             if not accept or len(differing) == len(reference.cases):
@@ -108,6 +112,7 @@ def _compare_all(
     answers: list[Any],
     reference: Reference,
     names: tuple[str, ...],
+    rounding: Rounding,
 ) -> tuple[Check, dict[int, str]]:
     largest = 0.0
     fallen = {}
@@ -117,7 +122,8 @@ def _compare_all(
         else:
             by_path = dict(actual)
             ordered = [by_path[path] for path in reference.paths if path in by_path]
-            difference = compare(expected, ordered, names)
+            noise = partial(rounding, reference.cases[number], expected)
+            difference = compare(expected, ordered, names, noise)
             largest = max(largest, difference.largest)
             detail = difference.detail
         if detail:
@@ -138,6 +144,8 @@ def _mismatch(
     module_path: Path,
     definition: Definition,
     reference: Reference,
+    rounding: Rounding,
+    *,
     fallen: dict[int, str],
 ) -> ExportError:
     number, detail = next(iter(fallen.items()))
@@ -156,7 +164,9 @@ def _mismatch(
             return f"it raised: {lines[-1] if lines else type(error).__name__}"
         paths = [path for path, _ in wanted]
         ordered = [got[path] for path in paths if path in got]
-        return compare([own for _, own in wanted], ordered, [p or "output" for p in paths]).detail
+        expected = [own for _, own in wanted]
+        noise = partial(rounding, case, expected)
+        return compare(expected, ordered, [p or "output" for p in paths], noise).detail
 
     case = reference.cases[number]
     if differs(case):

@@ -13,18 +13,22 @@ from engine import plain_graph
 from export import baseline, parity, rows
 from export.archive import MODULE_FILE, write_archive, write_sample
 from export.branches import Branch, conditions, undecided
+from export.cases import travelling
 from export.definition import Definition
-from export.eager import Reference, extended, reference
+from export.eager import Reference, answer, extended, reference
 from export.errors import ExportError
 from export.functional import functional_calls
 from export.gradients import check as check_gradients
 from export.hooks import unshare
-from export.inputs import drawn, search, variants
+from export.inputs import Example, drawn, search, variants
 from export.observed import check as check_observed
 from export.observed import compile_hooks
 from export.parity import Parity
 from export.report import render
+from export.rounding import Rounding
+from export.shrink import show, shrink
 from export.signature import infer
+from export.state import refuse_writes
 from export.tensors import TOLERANCE
 from export.torchscript import Method, compile_module, refuse_state, save
 from formats.certificate import Batching, Certificate
@@ -34,6 +38,7 @@ from formats.signature import Signature
 __all__ = ["Exported", "eager_answers", "export_model", "outputs_of"]
 
 _LINES_NAMED: Final = 5
+_REFUSALS_TRIED: Final = 16
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,8 @@ def eager_answers(definition: Definition) -> tuple[Signature, Reference]:
     observed = reference(definition, variants(definition))
     signature = infer(definition, observed)
     more = extended(definition, observed, drawn(definition, signature), search(definition))
-    return signature, more
+    # Other inputs may show other shapes.
+    return infer(definition, more), more
 
 
 def outputs_of(name: str, store: Path) -> tuple[Path, Path, Path]:
@@ -104,9 +110,11 @@ def export_model(
         save(compiled.module, module_path, definition)
         progress("row independence")
         frozen = plain_graph(torch.jit.load(str(module_path)))
+        refuse_writes(frozen, definition)
         branches = undecided(observed.watch.branches(), frozen.graph)
         unknown = [branch for branch in branches if not branch.inputs]
-        batching = _batching(frozen, signature, definition, observed, unknown=unknown)
+        rounding = Rounding(definition.module)
+        batching = _batching(frozen, signature, definition, observed, rounding, unknown=unknown)
         found: Layers | None = None
         if method == "script":
             progress("forward hooks")
@@ -122,7 +130,13 @@ def export_model(
             save(observable.module, module_path, definition)
         progress("parity in a fresh process")
         verified = _parity(
-            module_path, definition, observed, names, baked=compiled.baked, accept=accept_mismatch
+            module_path,
+            definition,
+            observed,
+            names,
+            rounding=rounding,
+            baked=compiled.baked,
+            accept=accept_mismatch,
         )
         observed = observed.without(verified.differing)
         loaded = torch.jit.load(str(module_path))
@@ -131,7 +145,10 @@ def export_model(
             checks += (check_observed(loaded, found, definition, observed),)
         progress("gradients")
         gradients, warning = check_gradients(loaded, definition, observed, names)
-        notes = _notes(definition, observed, found, unknown)
+        notes = (
+            *_notes(definition, observed, found, unknown),
+            *_refusals(loaded, definition, observed),
+        )
         certificate = Certificate(
             method=method,
             versions=_versions(),
@@ -194,11 +211,12 @@ def _parity(
     observed: Reference,
     names: tuple[str, ...],
     *,
+    rounding: Rounding,
     baked: ExportError | None,
     accept: bool,
 ) -> Parity:
     try:
-        verified = parity.check(module_path, definition, observed, names, accept=accept)
+        verified = parity.check(module_path, definition, observed, names, rounding, accept=accept)
     except ExportError as error:
         if baked is not None:
             # Where the value was is a better place to look than the file as a whole.
@@ -237,11 +255,38 @@ def _notes(
             )
         notes += [f"layer {name} is not observed: {why}" for name, why in found.left_out.items()]
     notes += _branch_notes(unknown)
-    if observed.skipped:
-        notes.append(
-            f"{observed.skipped} of the made inputs were left out: the module raises on them"
-        )
     return tuple(notes)
+
+
+def _refusals(loaded: Any, definition: Definition, observed: Reference) -> list[str]:
+    """Say what the saved graph does with the inputs that the eager module refuses."""
+    if not observed.refused:
+        return []
+
+    def differs(case: Example) -> bool:
+        return _answers(loaded, case) and not _answers(definition.module, case)
+
+    answered = [case for case in observed.refused[:_REFUSALS_TRIED] if differs(case)]
+    notes = [
+        f"{len(observed.refused)} of the made inputs were left out: the module raises on them, or "
+        "returns other outputs"
+    ]
+    if answered:
+        names = tuple(option.name for option in definition.inputs)
+        shown = show(shrink(answered[0], differs), names)
+        notes.append(
+            f"the saved graph answers {len(answered)} of them all the same, where the eager module "
+            f"does not: do not rely on an error there; one is {shown}"
+        )
+    return notes
+
+
+def _answers(module: Any, case: Example) -> bool:
+    try:
+        answer(module, case)
+    except Exception:
+        return False
+    return True
 
 
 def _batching(
@@ -249,10 +294,16 @@ def _batching(
     signature: Signature,
     definition: Definition,
     observed: Reference,
+    rounding: Rounding,
     *,
     unknown: Sequence[Branch],
 ) -> Batching:
-    measured = rows.measure(frozen, signature, observed.cases)
+    measured = rows.measure(frozen, signature, observed.cases, rounding)
+    if measured.independent:
+        # What `verify` will do elsewhere has to hold here.
+        few = [observed.cases[number] for number in travelling(observed)]
+        again = rows.measure(frozen, signature, few, rounding, thorough=False) if few else measured
+        measured = measured if again.independent else again
     if measured.independent and unknown:
         measured = Batching(
             False,

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from export.eager import answer
 from export.inputs import Example
+from export.rounding import Rounding
 from export.tensors import compare
 from formats.certificate import Batching
 from formats.signature import Signature
@@ -21,123 +23,193 @@ _LEAST: Final = 16  # the most requests that TorchServe is told to put into a ba
 _POOL: Final = 24
 _BESIDE_HOSTILE: Final = 8
 _FEW: Final = 9
+_SOME: Final = (16, 17, 32, 33, 48, 63, 64)
+_COPIED: Final = 3
 _SECONDS: Final = 30.0
-_HOSTILE: Final = (0.0, 1e30, -1e30, float("nan"), float("inf"))
+_HOSTILE: Final = (0.0, 1e30, -1e30, math.nan, math.inf, -math.inf)
 
 
-def measure(module: Any, signature: Signature, cases: Sequence[Example]) -> Batching:
+@dataclass(frozen=True)
+class _Company:
+    """A batch that is tried.
+
+    Attributes:
+        rows: in order, each with whether its answer is looked at: of hostile ones it is not.
+        label: what it is, for the reason.
+    """
+
+    rows: list[tuple[Example, bool]]
+    label: str
+
+
+def measure(
+    module: Any,
+    signature: Signature,
+    cases: Sequence[Example],
+    rounding: Rounding,
+    *,
+    thorough: bool = True,
+) -> Batching:
     """Compare each row's answer alone with its answer in company.
 
-    Company is other rows in several numbers and orders, and hostile ones: zeros, huge values,
-    NaN and infinities.
+    Company is other rows in several numbers and orders, hostile ones (zeros, huge values, NaN and
+    infinities), many copies of itself, and the rows of its own case: a case that was added because
+    it takes a branch brings the rows that take it.
 
     Args:
         module: the frozen graph that will serve.
         signature: says whether there is a row axis at all.
         cases: inputs to take rows from.
+        rounding: how far answers move for no reason.
+        thorough: try every number of rows rather than some.
     """
     if not signature.row_axis:
         return Batching(False, 1, "axis 0 does not count rows in every input and output")
-    pool = _pool(cases)
-    alone = [(row, own) for row in pool if (own := _alone(module, row)) is not None]
+    alone = _Alone(module)
+    rows = [row for row in _pool(cases) if alone(row) is not None]
+    if not rows:
+        return Batching(False, 1, "the graph answers none of the rows by itself")
     names = [spec.name for spec in signature.outputs]
-    rows = [row for row, _ in alone]
     started = time.monotonic()
     largest = 1
-    for company, label in _companies(module, rows):
-        moved = _moved(module, company, alone, names)
+    for company in _companies(alone, rows, cases, thorough):
+        moved = _moved(module, company, alone, names, rounding)
         if moved:
-            return Batching(False, 1, f"{label}, {moved}")
-        largest = max(largest, len(company))
+            return Batching(False, 1, f"{company.label}, {moved}")
+        largest = max(largest, len(company.rows))
         if time.monotonic() - started > _SECONDS and largest >= _LEAST:
             break
     hostile = any(tensor.is_floating_point() for tensor in cases[0])
+    numbers = f"2, 3, ... {largest}" if thorough else f"up to {largest}"
     return Batching(
         True,
         largest,
-        f"{len(alone)} rows answered the same alone and among 2, 3, ... {largest} rows"
+        f"{len(rows)} rows answered the same alone and among {numbers} rows"
         + (", and beside rows of zeros, huge values, NaN and infinities" if hostile else ""),
     )
 
 
-def _alone(module: Any, row: Example) -> list[Tensor] | None:
-    try:
-        return [tensor for _, tensor in answer(module, row)]
-    except Exception:
-        return None  # a made row that the model refuses says nothing about company
+class _Alone:
+    """The answers of single rows, each computed once; None where the graph refuses the row."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+        self._known: dict[tuple[int, ...], tuple[Example, list[Tensor] | None]] = {}
+
+    def __call__(self, row: Example) -> list[Tensor] | None:
+        key = tuple(map(id, row))
+        if key not in self._known:
+            try:
+                found = [tensor for _, tensor in answer(self._module, row)]
+            except Exception:
+                found = None  # a made row that the model refuses says nothing about company
+            # The row is kept with its answer, so that its id stays its own.
+            self._known[key] = row, found
+        return self._known[key][1]
+
+
+def _rows_of(case: Example) -> list[Example]:
+    return [tuple(tensor[row : row + 1] for tensor in case) for row in range(len(case[0]))]
 
 
 def _pool(cases: Sequence[Example]) -> list[Example]:
     """Return single rows of one shape, taken evenly from all cases."""
-    shape = tuple(tensor.shape[1:] for tensor in cases[0])
-    rows = [
-        tuple(tensor[row : row + 1] for tensor in case)
-        for case in cases
-        if tuple(tensor.shape[1:] for tensor in case) == shape
-        for row in range(len(case[0]))
-    ]
+    shape = _shape(cases[0])
+    rows = [row for case in cases if _shape(case) == shape for row in _rows_of(case)]
     step = max(1, len(rows) // _POOL)
     return rows[::step][:_POOL]
 
 
-Company = list[tuple[int | None, Example]]
+def _shape(case: Example) -> tuple[torch.Size, ...]:
+    return tuple(tensor.shape[1:] for tensor in case)
 
 
-def _companies(module: Any, rows: Sequence[Example]) -> Iterator[tuple[Company, str]]:
-    """Yield batches: a few other rows, hostile rows, then every number of rows up to the largest.
+def _companies(
+    alone: _Alone, rows: Sequence[Example], cases: Sequence[Example], thorough: bool
+) -> Iterator[_Company]:
+    """Yield batches: a few other rows, hostile rows, whole cases, copies, and large crowds.
 
-    A model may care about one number of rows only. Each row comes with its position in `rows`,
-    a hostile one with None.
+    A model may care about one number of rows only.
     """
     generator = torch.Generator().manual_seed(0)
 
-    def crowds(sizes: range) -> Iterator[tuple[Company, str]]:
+    def crowds(sizes: Iterable[int]) -> Iterator[_Company]:
         for size in sizes:
             order = torch.randperm(len(rows), generator=generator).tolist()
-            members = [order[position % len(rows)] for position in range(size)]
-            yield [(member, rows[member]) for member in members], f"among {size} rows"
+            members = [rows[order[position % len(rows)]] for position in range(size)]
+            yield _Company([(row, True) for row in members], f"among {size} rows")
 
     yield from crowds(range(2, _FEW))
-    yield from _beside_hostile(module, rows)
-    yield from crowds(range(_FEW, MAX_ROWS + 1))
+    yield from _beside_hostile(alone, rows)
+    yield from crowds([_LEAST])
+    yield from _whole_cases(alone, rows, cases)
+    for row in rows[:: -(-len(rows) // _COPIED)]:
+        yield _Company([(row, True)] * MAX_ROWS, f"among {MAX_ROWS} copies of itself")
+    yield from crowds(range(_FEW, MAX_ROWS + 1) if thorough else _SOME)
 
 
-def _beside_hostile(module: Any, rows: Sequence[Example]) -> Iterator[tuple[Company, str]]:
-    floats = any(tensor.is_floating_point() for tensor in rows[0])
-    for value in _HOSTILE if floats else ():
-        hostile = tuple(_filled(tensor, value) for tensor in rows[0])
-        if _alone(module, hostile) is None:
+def _whole_cases(
+    alone: _Alone, rows: Sequence[Example], cases: Sequence[Example]
+) -> Iterator[_Company]:
+    # Last come those that were searched for, because they take a branch as none did before.
+    for case in reversed(cases):
+        own = [row for row in _rows_of(case)[:MAX_ROWS] if alone(row) is not None]
+        others = [row for row in rows[:2] if _shape(row) == _shape(case)]
+        if own and len(own) + len(others) > 1:
+            label = f"among the {len(own) + len(others)} rows of an input"
+            yield _Company([(row, True) for row in (*own, *others)], label)
+
+
+def _beside_hostile(alone: _Alone, rows: Sequence[Example]) -> Iterator[_Company]:
+    if not any(tensor.is_floating_point() for tensor in rows[0]):
+        return
+    hostile = [
+        (tuple(_filled(tensor, value, where) for tensor in rows[0]), f"{value:g}")
+        for value in _HOSTILE
+        for where in ((slice(None),) if math.isfinite(value) else (slice(None), 0, -1))
+    ]
+    for made, name in hostile:
+        if alone(made) is None:
             continue  # a request like that is answered with an error, and its neighbours run again
-        for member, row in enumerate(rows[:_BESIDE_HOSTILE]):
-            yield [(member, row), (None, hostile)], f"beside a row of {value:g}"
-            yield [(None, hostile), (member, row), (None, hostile)], f"between rows of {value:g}"
+        for row in rows[:_BESIDE_HOSTILE]:
+            yield _Company([(row, True), (made, False)], f"beside a row of {name}")
+            yield _Company([(made, False), (row, True), (made, False)], f"between rows of {name}")
 
 
-def _filled(tensor: Tensor, value: float) -> Tensor:
+def _filled(tensor: Tensor, value: float, where: int | slice) -> Tensor:
     # Integers may be indices, where a made-up value is not hostile but invalid.
     if not tensor.is_floating_point():
         return tensor
     limit = float(torch.finfo(tensor.dtype).max)
-    finite = min(max(value, -limit), limit) if math.isfinite(value) else value
-    return torch.full_like(tensor, finite)
+    filled = tensor.clone(memory_format=torch.contiguous_format)
+    filled.view(-1)[where] = min(max(value, -limit), limit) if math.isfinite(value) else value
+    return filled
 
 
 def _moved(
-    module: Callable[..., Any],
-    company: Company,
-    alone: Sequence[tuple[Example, list[Tensor]]],
+    module: Any,
+    company: _Company,
+    alone: _Alone,
     names: Sequence[str],
+    rounding: Rounding,
 ) -> str:
-    batch = tuple(torch.cat(columns) for columns in zip(*(row for _, row in company), strict=True))
+    batch = tuple(
+        torch.cat(columns) for columns in zip(*(row for row, _ in company.rows), strict=True)
+    )
     try:
         together = [tensor for _, tensor in answer(module, batch)]
     except Exception as error:
         return f"the model raised {type(error).__name__}"
-    for position, (member, _) in enumerate(company):
-        if member is None:
+    for position, (row, looked_at) in enumerate(company.rows):
+        expected = alone(row)
+        if not looked_at or expected is None:
             continue
         own = [tensor[position : position + 1] for tensor in together]
-        difference = compare(alone[member][1], own, names)
+
+        def noise(row: Example = row, expected: list[Tensor] = expected) -> list[Tensor]:
+            return rounding(row, expected)
+
+        difference = compare(expected, own, names, noise)
         if not difference.equal:
             return f"a row's answer changed: {difference.detail}"
     return ""

@@ -19,9 +19,9 @@ __all__ = ["infer"]
 def infer(definition: Definition, observed: Reference) -> Signature:
     """Run the eager module on its examples and on other numbers of rows.
 
-    A dimension is free (-1) if the model file says so, if the examples differ in it, or if it
-    is the row axis: axis 0 of every input and output, when the module takes other numbers of
-    rows and every output follows.
+    A dimension is free (-1) if the model file says so, if the examples differ in it or, of an
+    output, if any answer does, or if it is the row axis: axis 0 of every input and output, when
+    the module takes other numbers of rows and every output follows.
 
     Raises:
         ExportError: a dtype cannot be served, or the declared names or shapes do not fit.
@@ -52,7 +52,7 @@ def infer(definition: Definition, observed: Reference) -> Signature:
     names = _output_names(definition, [path for path, _ in answers[0]])
     outputs = []
     for position, name in enumerate(names):
-        seen = [flat[position][1] for flat in answers]
+        seen = [flat[position] for flat in observed.answers]
         spec = TensorSpec(
             name,
             _dtype(seen[0], f"output {name!r}", where),
@@ -105,7 +105,7 @@ def _has_row_axis(definition: Definition, answers: Sequence[Sequence[tuple[str, 
 
 def _shape(seen: Sequence[Tensor], row_axis: bool) -> tuple[int, ...]:
     if len({tensor.ndim for tensor in seen}) != 1:
-        raise ExportError("the examples differ in their number of axes")
+        raise ExportError("inputs or answers differ in their number of axes")
     sizes = zip(*(tensor.shape for tensor in seen), strict=True)
     shape = [axis[0] if len(set(axis)) == 1 else -1 for axis in sizes]
     if row_axis:

@@ -5,6 +5,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from export.eager import answer
 from export.errors import ExportError
 from export.inputs import Example
 from export.observed import TOLERANCE, apart
+from export.rounding import Rounding
 from export.tensors import compare, dtype_name, leaves
 from formats.certificate import FILE_NAME, Certificate
 from formats.document import FormatError
@@ -65,6 +67,7 @@ class _Subject:
     plain: Any
     cases: list[Example]
     answers: list[list[Tensor]]
+    rounding: Rounding
 
     @property
     def names(self) -> list[str]:
@@ -142,7 +145,16 @@ def _unpack(archive: Path, folder: Path) -> None:
 def _load(folder: Path, signature: Signature, certificate: Certificate) -> _Subject:
     loaded = torch.jit.load(str(folder / MODULE_FILE), map_location="cpu").eval()
     cases, answers = read_cases(folder / CASES_FILE, signature)
-    return _Subject(folder, signature, certificate, loaded, plain_graph(loaded), cases, answers)
+    return _Subject(
+        folder,
+        signature,
+        certificate,
+        loaded,
+        plain_graph(loaded),
+        cases,
+        answers,
+        Rounding(loaded),
+    )
 
 
 def _signature(subject: _Subject) -> str:
@@ -172,7 +184,9 @@ def _parity(module: Any, subject: _Subject) -> str:
     largest = 0.0
     for case, expected in zip(subject.cases, subject.answers, strict=True):
         actual = [tensor for _, tensor in answer(module, case)]
-        difference = compare(expected, actual, subject.names)
+        difference = compare(
+            expected, actual, subject.names, partial(subject.rounding, case, expected)
+        )
         if not difference.equal:
             raise _Fell(difference.detail)
         largest = max(largest, difference.largest)
@@ -191,7 +205,12 @@ def _activations(subject: _Subject) -> str:
     for case, expected in zip(subject.cases, subject.answers, strict=True):
         with torch.no_grad():
             result, codes, joined = observed.summary(*(tensor.clone() for tensor in case))
-        difference = compare(expected, [leaf for _, leaf in leaves(result)], subject.names)
+        difference = compare(
+            expected,
+            [leaf for _, leaf in leaves(result)],
+            subject.names,
+            partial(subject.rounding, case, expected),
+        )
         if not difference.equal:
             raise _Fell(f"the observed graph: {difference.detail}")
         raw = _raw(subject.loaded, layers, chosen, case)
@@ -231,7 +250,9 @@ def _rows(subject: _Subject) -> str:
     certified = subject.certificate.batching
     if not subject.cases:
         return "no case was small enough to travel"
-    measured = rows.measure(subject.plain, subject.signature, subject.cases)
+    measured = rows.measure(
+        subject.plain, subject.signature, subject.cases, subject.rounding, thorough=False
+    )
     if certified.independent and not measured.independent:
         if certified.reason.startswith(_DECLARED):
             return certified.reason

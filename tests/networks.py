@@ -174,17 +174,24 @@ def definition(kind: type[nn.Module], rows: int = 6) -> Definition:
     """Define one of the networks, with random weights that are always the same."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
+        examples = [torch.randn(count, *SHAPES[kind]) for count in (rows, 1, 3)]
+    return define(kind, *examples)
+
+
+def define(kind: type[nn.Module], *examples: Tensor) -> Definition:
+    """Define a network of one input, with random weights that are always the same."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
         module = kind().eval()
         for name, buffer in module.named_buffers():
             if "running" in name:
                 buffer.uniform_(0.5, 1.5)
-        examples = tuple((torch.randn(count, *SHAPES[kind]),) for count in (rows, 1, 3))
     return Definition(
         name=kind.__name__,
         version="1.0",
         description="",
         source=Path(__file__),
         module=module,
-        examples=examples,
+        examples=tuple((example,) for example in examples),
         inputs=(InputOptions("x"),),
     )

@@ -119,7 +119,7 @@ def test_what_travels_needs_only_torch_and_numpy():
     allowed = {"torch", "numpy", "orjson", *rooms, *sys.stdlib_module_names}
     for room in rooms:
         for path in sorted(Path(ROOT / room).glob("*.py")):
-            # TorchServe is known to its adapter only; Pillow is not missed where it is not installed.
+            # TorchServe is known to its adapter only; Pillow may be missing.
             own = {"torchserve.py": {"ts"}, "images.py": {"PIL"}}.get(path.name, set())
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.ImportFrom) and node.module:
