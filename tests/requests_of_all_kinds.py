@@ -177,6 +177,9 @@ def requests(draw, tensors):
         forms = [{"inputs": columns}, columns, {"instances": each}, {"instances": columns}]
         forms += [{"inputs": draw(documents)}, {"instances": [draw(documents)]}]
         body = json.dumps(draw(st.sampled_from(forms))).encode()
+        if draw(st.integers(0, 7)) == 0:
+            key = draw(names | st.sampled_from(sorted(columns)))
+            body = body.replace(b"{", f"{{{json.dumps(key)}: 1, ".encode(), draw(st.integers(1, 2)))
     elif kind == "protocol":
         body, headers = draw(protocol(values))
     elif kind == "npy":
@@ -189,6 +192,8 @@ def requests(draw, tensors):
         body = draw(damaged(body))
     if draw(st.integers(0, 7)) == 0:
         name = draw(st.sampled_from(["gzip", "deflate"]))
+        if draw(st.integers(0, 3)) == 0:
+            body += b" " * draw(st.sampled_from([90_000, 200_000]))
         body = gzip.compress(body, 1) if name == "gzip" else zlib.compress(body, 1)
         headers["content-encoding"] = name
     most = draw(st.sampled_from([0, 0, 0, 1, 1, 3]))
