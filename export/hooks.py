@@ -280,7 +280,8 @@ def _record(kind: Any, value: str) -> Iterator[str]:
             f"    inspect_rows({leaf}, axis, {found}, {codes})",
             "else:",
             f"    {codes}.extend([0, 0])",
-            f"    {found}.append({leaf})",
+            # A copy: the next layer may write to it in place.
+            f"    {found}.append({leaf}.clone())",
             "part += 1",
         ]
 

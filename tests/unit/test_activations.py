@@ -212,6 +212,16 @@ def test_raw_activations_of_any_layer(inside):
         np.testing.assert_allclose(values, served.eager(x)[key], rtol=1e-5, atol=1e-5)
 
 
+def test_raw_activations_are_those_of_the_moment(inside):
+    """What the next layer does to them in place comes later."""
+    served = inside(ResidualNet)
+    x = torch.randn(2, *served.definition.examples[0][0].shape[1:])
+    [body] = served.ask(x, header="raw; layers=blocks.0.bn1")
+    values = np.asarray(body["activations"]["raw"]["blocks.0.bn1"])
+    np.testing.assert_allclose(values, served.eager(x)["blocks.0.bn1"], rtol=1e-4, atol=1e-5)
+    assert values.min() < 0
+
+
 def test_raw_activations_have_a_limit(inside, monkeypatch):
     monkeypatch.setattr(observe, "RAW_LIMIT", 10)
     served = inside(Branching)
