@@ -51,6 +51,11 @@ def _serve(arguments: Sequence[str]) -> int:
         metavar="SECONDS",
         help="give up when not every model is ready by then (default: %(default)g)",
     )
+    parser.add_argument(
+        "--front",
+        action=argparse.BooleanOptionalAction,
+        help="put HAProxy before TorchServe (default: where it is installed)",
+    )
     given = parser.parse_args(arguments)
     try:
         serve(
@@ -62,6 +67,7 @@ def _serve(arguments: Sequence[str]) -> int:
                 bind=given.bind,
                 state=given.state,
                 startup_timeout=given.startup_timeout,
+                front=given.front,
             )
         )
     except ServerError as error:

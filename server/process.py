@@ -18,6 +18,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 _LINUX = sys.platform == "linux"
 _SWEEP_SECONDS = 5.0
 _GRACE_SECONDS = 2.0
+# Children that a ChildProcess will ask for their status itself.
+_tended: set[int] = set()
 
 
 class ChildProcess:
@@ -57,8 +59,9 @@ class ChildProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=end_with_parent,  # noqa: PLW1509 (no thread runs yet)
+            preexec_fn=end_with_parent,  # noqa: PLW1509 (one system call, no lock)
         )
+        _tended.add(self.pid)
         self._reader = threading.Thread(target=self._read, args=(on_line,), daemon=True)
         self._reader.start()
 
@@ -70,22 +73,27 @@ class ChildProcess:
     def poll(self) -> int | None:
         """Its exit status if it has ended; orphans that have ended are reaped on the way."""
         status = self._process.poll()
-        self._reap(skip=self.pid if status is None else None)
+        _reap()
         return status
 
-    def stop(self, seconds: float) -> int:
-        """End the child: SIGTERM, then SIGKILL after so many seconds; then all that it left.
+    def stop(self, seconds: float, ask: signal.Signals = signal.SIGTERM) -> int:
+        """End the child: asked first, SIGKILL after so many seconds; then all that it left.
+
+        Args:
+            seconds: How long it may take.
+            ask: The signal that asks it to end.
 
         Returns:
             The child's exit status.
         """
         if self._process.poll() is None:
-            self._process.terminate()
+            self._process.send_signal(ask)
         try:
             status = self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             self._process.kill()
             status = self._process.wait()
+        _tended.discard(self.pid)
         self._sweep()
         self._reader.join(1)
         return status
@@ -106,35 +114,39 @@ class ChildProcess:
                 group_left = False
             # Those in a session of their own have become ours. A log's writer is one of them: it
             # ends by itself as soon as it has written what was handed to it.
-            if time.monotonic() - started > _GRACE_SECONDS:
-                for pid in _children():
+            # While other children run, an orphan may be at work for them.
+            if not _tended and time.monotonic() - started > _GRACE_SECONDS:
+                for pid in _orphans():
                     _kill(pid)
-            if not self._reap(skip=None) and not group_left:
+            orphans_left = _reap() and not _tended
+            if not orphans_left and not group_left:
                 return
             time.sleep(0.02)
 
-    def _reap(self, skip: int | None) -> bool:
-        """Wait for children that have ended, except `skip`.
 
-        Returns:
-            Whether children are left that run.
-        """
-        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        try:
-            while ended := os.waitid(os.P_ALL, 0, flags):
-                if ended.si_pid == skip:
-                    return True  # Its status is for poll().
-                os.waitpid(ended.si_pid, 0)
-        except ChildProcessError:
-            return False
-        return True
+def _reap() -> bool:
+    """Wait for orphans that have ended.
+
+    Returns:
+        Whether some are left that run.
+    """
+    running = False
+    for pid in _orphans():
+        with suppress(ChildProcessError):
+            running |= os.waitpid(pid, os.WNOHANG) == (0, 0)
+    return running
 
 
-def _children() -> list[int]:
+def _orphans() -> set[int]:
+    """The children that no ChildProcess started: they were left to us."""
+    return _children() - _tended
+
+
+def _children() -> set[int]:
     """Process ids whose parent is this process; only Linux makes orphans ours."""
     if not _LINUX:
-        return []
-    found = []
+        return set()
+    found = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -143,7 +155,7 @@ def _children() -> list[int]:
             except (OSError, IndexError, UnicodeDecodeError):
                 continue
             if int(parent) == os.getpid():
-                found.append(int(entry.name))
+                found.add(int(entry.name))
     return found
 
 

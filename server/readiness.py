@@ -13,7 +13,16 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-__all__ = ["ModelState", "NotListening", "Restarts", "judge", "model_state", "unready"]
+__all__ = [
+    "ModelState",
+    "NotListening",
+    "Restarts",
+    "answers_ready",
+    "descriptions",
+    "judge",
+    "model_state",
+    "unready",
+]
 
 _TIMEOUT = 5.0
 _LONGEST_DESCRIPTION = 10_000_000
@@ -45,6 +54,36 @@ class ModelState:
         return self.problem is None
 
 
+def descriptions(
+    management: str, name: str, timeout: float = _TIMEOUT
+) -> list[dict[str, Any]] | None:
+    """Ask the management API for the versions of a model.
+
+    Args:
+        management: Base URL of the management API.
+        name: The model's name.
+        timeout: Seconds that it may take.
+
+    Returns:
+        What describe says of each version; None when TorchServe does not know the model.
+
+    Raises:
+        NotListening: Nobody answers there, or not with a description.
+    """
+    url = f"{management}/models/{quote(name, safe='')}/all"
+    try:
+        with urllib.request.urlopen(url, timeout=timeout) as response:  # noqa: S310
+            versions: list[dict[str, Any]] = json.loads(response.read(_LONGEST_DESCRIPTION))
+            return versions
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code == 404:
+                return None
+            raise NotListening(f"{url} answers {error.code}") from None
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise NotListening(f"{management} does not answer ({error})") from None
+
+
 def model_state(management: str, name: str) -> ModelState:
     """Ask the management API for one model.
 
@@ -55,17 +94,9 @@ def model_state(management: str, name: str) -> ModelState:
     Raises:
         NotListening: Nobody answers there, or not with a description.
     """
-    url = f"{management}/models/{quote(name, safe='')}/all"
-    try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:  # noqa: S310
-            versions = json.loads(response.read(_LONGEST_DESCRIPTION))
-    except urllib.error.HTTPError as error:
-        with error:
-            if error.code == 404:
-                return ModelState(name, "not loaded by TorchServe", registered=False)
-            raise NotListening(f"{url} answers {error.code}") from None
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise NotListening(f"{management} does not answer ({error})") from None
+    versions = descriptions(management, name)
+    if versions is None:
+        return ModelState(name, "not loaded by TorchServe", registered=False)
     return judge(name, versions)
 
 
@@ -95,6 +126,20 @@ def unready(management: str, names: Iterable[str]) -> list[ModelState]:
     """
     states = [model_state(management, name) for name in names]
     return [state for state in states if not state.ready]
+
+
+def answers_ready(inference: str) -> bool:
+    """Whether the front says that every model is ready.
+
+    Args:
+        inference: Base URL of the inference API.
+    """
+    try:
+        url = f"{inference}/v2/health/ready"
+        with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:  # noqa: S310
+            return bool(response.status == 200)
+    except (OSError, http.client.HTTPException):
+        return False
 
 
 class Restarts:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -16,27 +15,21 @@ from server.config import Addresses, Config
 from server.console import Console
 from server.curl import curl_line
 from server.errors import ServingError
-from server.process import ChildProcess
-from server.readiness import ModelState, NotListening, Restarts, model_state
+from server.front import WITHOUT, Front, find_haproxy
+from server.processes import Processes
+from server.readiness import ModelState, NotListening, Restarts, answers_ready, model_state
 from server.signals import StopSignals
+from server.start import Run, start_front, start_status, start_torchserve
 from server.state import State, prepare
 
 __all__ = ["Options", "serve"]
 
-#: Seconds that TorchServe may take to end before it is killed.
-STOP_SECONDS = 30.0
 #: A model whose worker died this often while it loaded is given up.
 DEATHS_ALLOWED = 2
 _POLL_SECONDS = 0.25
 _REPORT_SECONDS = 10.0
 # A worker's socket is SCRATCH/.ts.sock.PORT; Linux allows 107 characters.
 _LONGEST_SCRATCH = 90
-# What Java prints past its log: said better here, said too early, or no news.
-_JAVA_NOISE = (
-    "Model server started.",
-    "nvidia-smi not available or failed",
-    "WARNING: sun.reflect.Reflection.getCallerClass is not supported",
-)
 
 
 @dataclass(frozen=True)
@@ -51,6 +44,7 @@ class Options:
         bind: Address of the inference API; None for the configuration's.
         state: The file to write when ready, if any.
         startup_timeout: Seconds within which every model has to be ready.
+        front: Whether HAProxy stands before TorchServe; None for where it is installed.
     """
 
     config: Path
@@ -60,6 +54,7 @@ class Options:
     bind: str | None = None
     state: Path | None = None
     startup_timeout: float = 300.0
+    front: bool | None = None
 
 
 def serve(options: Options) -> None:
@@ -67,13 +62,14 @@ def serve(options: Options) -> None:
 
     Raises:
         UsageError: Something has to be changed before a start can work.
-        ServingError: A model cannot be loaded, or TorchServe ended by itself.
+        ServingError: A model cannot be loaded, or a process ended by itself.
     """
     config = Config.read(options.config)
     store = (options.store or config.model_store).resolve()
     selection = examine(store, options.models)
     archives = selection.archives
     found_java, home = java.find_java(), java.torchserve_home()
+    haproxy = find_haproxy(options.front)
     if options.state is not None:
         prepare(options.state)
     addresses = ports.choose(config.addresses(), options.port, options.bind)
@@ -82,53 +78,48 @@ def serve(options: Options) -> None:
     console = Console()
     for line in selection.left_out:
         console.line(f"Left out: {line}")
+    if haproxy is None:
+        console.line(WITHOUT)
+    processes = Processes()
     with StopSignals() as stop, _scratch() as scratch:
-        runtime_config = scratch / "config.properties"
-        runtime_config.write_text(config.merged(addresses.overrides()), encoding="utf-8")
-        child = ChildProcess(
-            java.command(
-                found_java,
-                home=home,
-                config=runtime_config,
-                store=store,
-                archives=[archive.path.name for archive in archives],
-                scratch=scratch,
-                vmargs=config.settings.get("vmargs", ""),
-            ),
-            environment=java.environment(scratch, config.settings),
-            directory=config.path.parent,
-            on_line=lambda line: None if line.startswith(_JAVA_NOISE) else console.line(line),
-        )
+        front = Front(haproxy, scratch, addresses) if haproxy is not None else None
+        run = Run(config, store, archives, addresses, scratch, console)
         try:
+            start_torchserve(processes, run, found_java, home, front)
+            if front is not None:
+                start_status(processes, run, front)
+                start_front(processes, run, front)
             _wait_until_ready(
-                child,
+                processes,
                 stop=stop,
                 console=console,
                 addresses=addresses,
                 archives=archives,
                 timeout=options.startup_timeout,
+                front=front is not None,
             )
             if not stop.requested:
                 _announce(addresses, archives, options.state)
             while not stop.wait(seconds=60):
-                _check_alive(child)
+                processes.check()
         finally:
             console.clear()
             if options.state is not None:
                 options.state.unlink(missing_ok=True)
             if stop.requested:
                 console.line("Stopping.")
-            child.stop(STOP_SECONDS)
+            processes.stop()
 
 
 def _wait_until_ready(
-    child: ChildProcess,
+    processes: Processes,
     *,
     stop: StopSignals,
     console: Console,
     addresses: Addresses,
     archives: Sequence[Archive],
     timeout: float,
+    front: bool,
 ) -> None:
     started = time.monotonic()
     names = sorted({archive.name for archive in archives})
@@ -151,7 +142,7 @@ def _wait_until_ready(
             )
             reported = (pending, elapsed)
         stop.wait(_POLL_SECONDS)
-        _check_alive(child)
+        processes.check()
         for name in pending:
             try:
                 state = model_state(addresses.management_url, name)
@@ -162,6 +153,8 @@ def _wait_until_ready(
                 del loading[name]
             else:
                 loading[name] = state.problem
+        if not loading and front and not answers_ready(addresses.inference_url):
+            loading = dict.fromkeys(names, "waiting for the front")
     console.clear()
 
 
@@ -176,15 +169,6 @@ def _give_up_if_hopeless(state: ModelState, deaths: int, archives: Sequence[Arch
         raise ServingError(
             f"Model {state.name!r} ({files}) cannot be loaded: its worker died {deaths} times "
             "while loading it; lines above say why."
-        )
-
-
-def _check_alive(child: ChildProcess) -> None:
-    status = child.poll()
-    if status is not None:
-        how = f"exit code {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
-        raise ServingError(
-            f"TorchServe ended without having been asked to ({how}); lines above may say why."
         )
 
 

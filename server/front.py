@@ -1,0 +1,102 @@
+"""HAProxy before TorchServe: it listens on the public address, and its errors have our form.
+
+`haproxy.cfg` is the whole of its configuration; what differs from run to run comes from the
+environment, which HAProxy fills in itself.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.config import Addresses
+from server.errors import UsageError
+
+__all__ = ["DRAIN_SECONDS", "WITHOUT", "Front", "find_haproxy"]
+
+#: Seconds that requests in flight have to be answered once a stop was asked for; `docker stop`
+#: kills after ten.
+DRAIN_SECONDS = 6
+#: What is said where there is none.
+WITHOUT = (
+    "No front (HAProxy): errors that TorchServe answers itself have its own form, and /ping, /v2 "
+    "and /v1/models say what it says; see docs/endpoints.md."
+)
+_CONFIG = Path(__file__).resolve().parent / "haproxy.cfg"
+# How long a request may wait for its turn, on top of the time that a model may take.
+_WAITING_SECONDS = 30
+
+
+def find_haproxy(wanted: bool | None) -> Path | None:
+    """Find the program.
+
+    Args:
+        wanted: Whether there has to be a front; None for where HAProxy is installed.
+
+    Raises:
+        UsageError: It is wanted, and not installed.
+    """
+    found = shutil.which("haproxy") if wanted is not False else None
+    if found is None and wanted:
+        raise UsageError("No haproxy on the PATH; install HAProxy 2.6 or newer, or use --no-front.")
+    return Path(found) if found else None
+
+
+@dataclass(frozen=True)
+class Front:
+    """One run of HAProxy.
+
+    Attributes:
+        executable: The program.
+        scratch: The folder of the sockets behind it, which nobody else can enter.
+        addresses: Where it listens, as the inference API.
+    """
+
+    executable: Path
+    scratch: Path
+    addresses: Addresses
+
+    @property
+    def status_socket(self) -> Path:
+        """Where the status service listens."""
+        return self.scratch / "status.sock"
+
+    @property
+    def inference_socket(self) -> Path:
+        """Where TorchServe's inference API listens."""
+        return self.scratch / "inference.sock"
+
+    def overrides(self) -> dict[str, str]:
+        """TorchServe's settings: it gives the public address up."""
+        return {"inference_address": f"unix:{self.inference_socket}"}
+
+    @staticmethod
+    def max_body(settings: Mapping[str, str]) -> int:
+        """Bytes that a request's body may have."""
+        return int(settings.get("max_request_size", "6553500"))
+
+    def command(self) -> list[str]:
+        """The command line that runs it in the foreground."""
+        return [str(self.executable), "-db", "-f", str(_CONFIG)]
+
+    def environment(
+        self, settings: Mapping[str, str], environ: Mapping[str, str] = os.environ
+    ) -> dict[str, str]:
+        """What `haproxy.cfg` fills in.
+
+        Args:
+            settings: TorchServe's configuration.
+            environ: This process's own.
+        """
+        seconds = int(settings.get("default_response_timeout", "120"))
+        return {
+            **environ,
+            "VITRINE_BIND": f"{self.addresses.bind}:{self.addresses.inference}",
+            "VITRINE_STATUS": f"unix@{self.status_socket}",
+            "VITRINE_TORCHSERVE": f"unix@{self.inference_socket}",
+            "VITRINE_MAX_BODY": str(self.max_body(settings)),
+            "VITRINE_MODEL_MS": str(1000 * seconds),
+            "VITRINE_ANSWER_SECONDS": str(seconds + _WAITING_SECONDS),
+            "VITRINE_DRAIN_SECONDS": str(DRAIN_SECONDS),
+        }

@@ -1,0 +1,114 @@
+"""How each process of a run is started: TorchServe, the status service, the front."""
+
+import os
+import re
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from server import java, status
+from server.archives import Archive
+from server.config import Addresses, Config
+from server.console import Console
+from server.front import DRAIN_SECONDS, Front
+from server.process import ChildProcess
+from server.processes import Processes
+
+__all__ = ["Run", "start_front", "start_status", "start_torchserve"]
+
+# Seconds that each may take to end before it is killed; the front has its own limit.
+_STOP_SECONDS = 30.0
+_STATUS_STOP_SECONDS = 2.0
+_FRONT_STOP_SECONDS = DRAIN_SECONDS + 2.0
+# What they print past their logs: said better here, said too early, or no news.
+_NOISE = re.compile(
+    r"Model server started\."
+    r"|nvidia-smi not available or failed"
+    r"|WARNING: sun\.reflect\.Reflection\.getCallerClass is not supported"
+    r"|\[NOTICE\]"
+    r"|\[WARNING\].* stopped \(cumulated conns"
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all processes of a run share.
+
+    Attributes:
+        config: The configuration.
+        store: The model store.
+        archives: Those that are served.
+        addresses: Where the server listens.
+        scratch: A folder that is gone afterwards.
+        console: Where they may print.
+    """
+
+    config: Config
+    store: Path
+    archives: Sequence[Archive]
+    addresses: Addresses
+    scratch: Path
+    console: Console
+
+    def print(self, line: str) -> None:
+        """Show a line that a process printed, unless it is no news."""
+        if not _NOISE.match(line):
+            self.console.line(line)
+
+
+def start_torchserve(
+    processes: Processes, run: Run, found_java: java.Java, home: Path, front: Front | None
+) -> None:
+    """Start TorchServe, behind the front if there is one.
+
+    Args:
+        processes: Where to add it.
+        run: The run.
+        found_java: The Java to run it with.
+        home: The folder that holds its `ts` package.
+        front: What listens on the public address in its place.
+    """
+    config = run.scratch / "config.properties"
+    overrides = run.addresses.overrides() | (front.overrides() if front else {})
+    config.write_text(run.config.merged(overrides), encoding="utf-8")
+    child = ChildProcess(
+        java.command(
+            found_java,
+            home=home,
+            config=config,
+            store=run.store,
+            archives=[archive.path.name for archive in run.archives],
+            scratch=run.scratch,
+            vmargs=run.config.settings.get("vmargs", ""),
+        ),
+        environment=java.environment(run.scratch, run.config.settings),
+        directory=run.config.path.parent,
+        on_line=run.print,
+    )
+    processes.add("TorchServe", child, _STOP_SECONDS)
+
+
+def start_status(processes: Processes, run: Run, front: Front) -> None:
+    """Start the status service, which only the front reaches."""
+    settings = run.scratch / "status.json"
+    status.Settings(
+        socket=str(front.status_socket),
+        management=run.addresses.management_url,
+        archives=[str(archive.path) for archive in run.archives],
+        max_body=front.max_body(run.config.settings),
+    ).write(settings)
+    line, folder = status.command(settings)
+    child = ChildProcess(line, environment=os.environ, directory=folder, on_line=run.print)
+    processes.add("The status service", child, _STATUS_STOP_SECONDS)
+
+
+def start_front(processes: Processes, run: Run, front: Front) -> None:
+    """Start HAProxy; told to end, it first lets requests in flight be answered."""
+    child = ChildProcess(
+        front.command(),
+        environment=front.environment(run.config.settings),
+        directory=run.scratch,
+        on_line=run.print,
+    )
+    processes.add("The front (HAProxy)", child, _FRONT_STOP_SECONDS, signal.SIGUSR1)
