@@ -39,6 +39,10 @@ RUN /opt/venv/bin/python -m pip uninstall --yes pip \
     && find torch/bin -type f ! -name torch_shm_manager -delete
 
 FROM ${BASE}
+# The front: Debian's own package, so that its security updates come with a rebuild.
+RUN apt-get update \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends haproxy \
+    && rm -rf /var/lib/apt/lists/*
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin vitrine
 COPY --from=runtime /opt/venv /opt/venv
 WORKDIR /opt/vitrine
@@ -53,5 +57,6 @@ EXPOSE 8080
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=300s --retries=3 \
     CMD ["python", "-m", "server", "health", "--state", "/tmp/vitrine.state.json"]
-# Inference only is reachable from outside; management, metrics and gRPC stay on the loopback.
-ENTRYPOINT ["python", "-m", "server", "--bind", "0.0.0.0", "--state", "/tmp/vitrine.state.json"]
+# The front only is reachable from outside; management, metrics and gRPC stay on the loopback.
+ENTRYPOINT ["python", "-m", "server", "--front", "--bind", "0.0.0.0", \
+    "--state", "/tmp/vitrine.state.json"]

@@ -28,11 +28,13 @@ class Server:
     Attributes:
         url: base URL of the inference API.
         management, metrics: None where only the inference port can be reached.
+        pid: the supervisor's, where it is ours.
     """
 
     url: str
     management: str | None
     metrics: str | None = None
+    pid: int | None = None
 
     def post(self, path: str, document: object = None, **options) -> requests.Response:
         """POST a JSON document (or `data=`) with a timeout."""
@@ -47,13 +49,13 @@ class Server:
 
 
 @contextmanager
-def running(store: Path, folder: Path, **environment: str) -> Iterator[Server]:
+def running(store: Path, folder: Path, *options: str, **environment: str) -> Iterator[Server]:
     """Serve a store on free ports until the context ends."""
     state, log = folder / "state.json", folder / "server.log"
     command = [sys.executable, "-m", "server", "--port", "0", "--model-store", str(store)]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*command, "--state", str(state)],
+            [*command, "--state", str(state), *options],
             cwd=ROOT,
             env=os.environ | environment,
             stdout=output,
@@ -66,7 +68,12 @@ def running(store: Path, folder: Path, **environment: str) -> Iterator[Server]:
                 assert time.monotonic() < deadline, log.read_text()
                 time.sleep(0.1)
             addresses = json.loads(state.read_text())
-            yield Server(addresses["inference"], addresses["management"], addresses["metrics"])
+            yield Server(
+                addresses["inference"],
+                addresses["management"],
+                addresses["metrics"],
+                addresses["pid"],
+            )
         finally:
             process.terminate()
             assert process.wait(timeout=60) == 0, log.read_text()
