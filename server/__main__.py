@@ -1,4 +1,7 @@
-"""`python -m server`: serve a model store; `python -m server health`: ask whether it is ready."""
+"""`python -m server`: serve a model store.
+
+`python -m server health` asks whether it is ready; `python -m server openapi` describes it.
+"""
 
 import argparse
 import sys
@@ -6,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from server.config import DEFAULT_CONFIG
+from server.describe import openapi_text
 from server.errors import ServerError
 from server.health import report
 from server.supervise import Options, serve
@@ -21,6 +25,8 @@ def main(arguments: Sequence[str]) -> int:
     """
     if arguments[:1] == ["health"]:
         return _health(arguments[1:])
+    if arguments[:1] == ["openapi"]:
+        return _openapi(arguments[1:])
     return _serve(arguments)
 
 
@@ -28,7 +34,8 @@ def _serve(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m server",
         description="Serve the archives of a model store with TorchServe, in the foreground. "
-        "`python -m server health` tells whether a server is ready.",
+        "`python -m server health` tells whether a server is ready; `python -m server openapi` "
+        "writes its OpenAPI document.",
     )
     _add_common(parser)
     parser.add_argument(
@@ -95,7 +102,39 @@ def _health(arguments: Sequence[str]) -> int:
     return 1 if problem else 0
 
 
+def _openapi(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m server openapi",
+        description="Write the OpenAPI document of a model store, as a server answers it at "
+        "/openapi.json.",
+    )
+    _add_store(parser)
+    parser.add_argument("-o", type=Path, metavar="FILE", help="where to (default: standard output)")
+    given = parser.parse_args(arguments)
+    try:
+        text = openapi_text(given.config, given.model_store, given.models)
+    except ServerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    if given.o is None:
+        sys.stdout.write(text)
+    else:
+        given.o.write_text(text, encoding="utf-8")
+    return 0
+
+
 def _add_common(parser: argparse.ArgumentParser) -> None:
+    _add_store(parser)
+    parser.add_argument(
+        "--state",
+        type=Path,
+        metavar="FILE",
+        help="JSON file with the server's addresses and models; it exists while the server is "
+        "ready",
+    )
+
+
+def _add_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model-store",
         type=Path,
@@ -114,13 +153,6 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_CONFIG,
         metavar="FILE",
         help="TorchServe's configuration (default: config.properties)",
-    )
-    parser.add_argument(
-        "--state",
-        type=Path,
-        metavar="FILE",
-        help="JSON file with the server's addresses and models; it exists while the server is "
-        "ready",
     )
 
 

@@ -120,6 +120,11 @@ class Config:
         """The folder that `model_store` names."""
         return self.path.parent / self.settings.get("model_store", "model_store")
 
+    @property
+    def max_body(self) -> int:
+        """Bytes that a request's body may have."""
+        return int(self.settings.get("max_request_size", "6553500"))
+
     def addresses(self) -> Addresses:
         """Where this configuration lets TorchServe listen.
 

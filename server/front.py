@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.config import Addresses
+from server.config import Addresses, Config
 from server.errors import UsageError
 
 __all__ = ["DRAIN_SECONDS", "WITHOUT", "Front", "find_haproxy"]
@@ -71,31 +71,26 @@ class Front:
         """TorchServe's settings: it gives the public address up."""
         return {"inference_address": f"unix:{self.inference_socket}"}
 
-    @staticmethod
-    def max_body(settings: Mapping[str, str]) -> int:
-        """Bytes that a request's body may have."""
-        return int(settings.get("max_request_size", "6553500"))
-
     def command(self) -> list[str]:
         """The command line that runs it in the foreground."""
         return [str(self.executable), "-db", "-f", str(_CONFIG)]
 
     def environment(
-        self, settings: Mapping[str, str], environ: Mapping[str, str] = os.environ
+        self, config: Config, environ: Mapping[str, str] = os.environ
     ) -> dict[str, str]:
         """What `haproxy.cfg` fills in.
 
         Args:
-            settings: TorchServe's configuration.
+            config: TorchServe's configuration.
             environ: This process's own.
         """
-        seconds = int(settings.get("default_response_timeout", "120"))
+        seconds = int(config.settings.get("default_response_timeout", "120"))
         return {
             **environ,
             "VITRINE_BIND": f"{self.addresses.bind}:{self.addresses.inference}",
             "VITRINE_STATUS": f"unix@{self.status_socket}",
             "VITRINE_TORCHSERVE": f"unix@{self.inference_socket}",
-            "VITRINE_MAX_BODY": str(self.max_body(settings)),
+            "VITRINE_MAX_BODY": str(config.max_body),
             "VITRINE_MODEL_MS": str(1000 * seconds),
             "VITRINE_ANSWER_SECONDS": str(seconds + _WAITING_SECONDS),
             "VITRINE_DRAIN_SECONDS": str(DRAIN_SECONDS),

@@ -1,12 +1,210 @@
-"""The OpenAPI document of a deployment, made from the signatures of its models."""
+"""The OpenAPI 3.1 document of a deployment, made from the signatures of its models."""
 
-from typing import Any
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
-from server.catalog import Catalog
+from formats.signature import Signature
+from server import __version__, schemas
+from server.catalog import Catalog, Served
+from server.schemas import Schema
 
 __all__ = ["document"]
 
+# Status, name of the response, when it is given.
+_ERRORS: Final = {
+    400: ("BadRequest", "The body, an input or a header is not as the model takes it."),
+    404: ("NotFound", "There is no such model, version or endpoint."),
+    405: ("MethodNotAllowed", "The header Allow names the methods that are answered."),
+    413: ("TooLarge", "The body, or the answer, is larger than the configuration allows."),
+    415: ("UnsupportedMediaType", "The body came as a form."),
+    431: ("HeadersTooLarge", "More than 100 headers, or more than 16000 bytes of them."),
+    500: ("Internal", "A fault of the server or of the model."),
+    502: ("NoAnswer", "TorchServe is not running, or broke off."),
+    503: ("Unavailable", "The queue is full or the worker ended; Retry-After says when to try."),
+    504: ("Timeout", "The model did not answer in time."),
+    507: ("OutOfMemory", "There is not enough memory for the request."),
+}
+_PARTS: Final[dict[str, Callable[[Signature], Schema]]] = {
+    "request": schemas.predict_request,
+    "answer": schemas.predict_answer,
+    "infer.request": schemas.infer_request,
+    "infer.answer": schemas.infer_answer,
+}
+_HEADERS: Final = {
+    "X-Activations": "stats, raw, layers=...: look inside the request; see docs/activations.md.",
+    "X-Correlation-Id": "Comes back as it was sent.",
+    "traceparent": "Comes back as it was sent.",
+}
+
 
 def document(catalog: Catalog, max_body: int) -> dict[str, Any]:
-    """Describe every endpoint for the models that are served."""
-    return {"openapi": "3.1.0"}
+    """Describe every endpoint, with the types of the models that are served.
+
+    Args:
+        catalog: The models.
+        max_body: Bytes that a request's body may have.
+    """
+    served = catalog.defaults()
+    paths: Schema = _server_paths() | _model_paths(catalog)
+    for one in served:
+        paths |= _posts(one)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Vitrine",
+            "version": __version__,
+            "description": f"PyTorch models, served. A body may have {max_body} bytes.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": {"Error": schemas.ERROR} | _schemas(served),
+            "responses": {name: _error(status) for status, (name, _) in _ERRORS.items()},
+            "parameters": _parameters(catalog),
+        },
+    }
+
+
+def _server_paths() -> Schema:
+    flag = {"type": "boolean"}
+    about = {
+        "name": {"type": "string"},
+        "version": {"type": "string"},
+        "extensions": {"type": "array", "items": {"type": "string"}},
+    }
+    names = {"models": {"type": "array", "items": {"type": "string"}}}
+    return {
+        "/ping": _get("Whether every model is ready.", {"status": {"type": "string"}}, (503,)),
+        "/v2": _get("The server.", about),
+        "/v2/health/live": _get("Whether TorchServe answers.", {"live": flag}, (503,)),
+        "/v2/health/ready": _get("Whether every model is ready.", {"ready": flag}, (503,)),
+        "/v1/models": _get("The models.", names),
+        "/openapi.json": _get("This document.", {"openapi": {"type": "string"}}),
+    }
+
+
+def _model_paths(catalog: Catalog) -> Schema:
+    model, version = _ref("parameters", "model"), _ref("parameters", "version")
+    tensor = {
+        "name": {"type": "string"},
+        "datatype": {"type": "string"},
+        "shape": {"type": "array", "items": {"type": "integer"}},
+    }
+    tensors = {"type": "array", "items": _object(tensor)}
+    metadata = {
+        "name": {"type": "string"},
+        "versions": {"type": "array", "items": {"type": "string"}},
+        "platform": {"type": "string"},
+        "inputs": tensors,
+        "outputs": tensors,
+    }
+    ready = {"name": {"type": "string"}, "ready": {"type": "boolean"}}
+    paths: Schema = {}
+    for base, parameters in (
+        ("/v2/models/{model}", [model]),
+        ("/v2/models/{model}/versions/{version}", [model, version]),
+    ):
+        paths[base] = _get("What a model takes and answers.", metadata, (404,), parameters)
+        paths[f"{base}/ready"] = _get("Whether it is ready.", ready, (404, 503), parameters)
+    paths["/v1/models/{model}"] = _get("Whether it is ready.", ready, (404, 503), [model])
+    for path in ("/predictions/{model}/{version}", "/v2/models/{model}/versions/{version}/infer"):
+        anything: Schema = {}
+        paths[path] = _post("One version of a model.", anything, anything, None, [model, version])
+    return paths
+
+
+def _posts(served: Served) -> Schema:
+    name, own = served.name, _component(served.name)
+    what = f"Ask {name}."
+    if served.signature is None:
+        return {f"/predictions/{name}": _post(what, {}, {}, served.sample)}
+    what = served.signature.description or what
+    ask, answer, infer, inferred = (_ref("schemas", f"{own}.{part}") for part in _PARTS)
+    either = ({"anyOf": [ask, infer]}, {"anyOf": [answer, inferred]})
+    return {
+        f"/predictions/{name}": _post(what, either[0], either[1], served.sample),
+        f"/v1/models/{name}:predict": _post(what, ask, answer, served.sample),
+        f"/v2/models/{name}/infer": _post(what, infer, inferred),
+    }
+
+
+def _schemas(served: list[Served]) -> Schema:
+    made: Schema = {}
+    for one in served:
+        if one.signature is not None:
+            own = _component(one.name)
+            made |= {f"{own}.{part}": make(one.signature) for part, make in _PARTS.items()}
+    return made
+
+
+def _parameters(catalog: Catalog) -> Schema:
+    versions = sorted({v for name in catalog.names for v in catalog.versions(name)})
+    found: Schema = {
+        name: {"name": name, "in": "path", "required": True, "schema": {"enum": values}}
+        for name, values in (("model", catalog.names), ("version", versions))
+    }
+    for name, what in _HEADERS.items():
+        schema = {"type": "string"}
+        found[name] = {"name": name, "in": "header", "description": what, "schema": schema}
+    return found
+
+
+def _get(
+    what: str, properties: Schema, errors: tuple[int, ...] = (), parameters: Sequence[Schema] = ()
+) -> Schema:
+    answer = {"description": "The answer.", "content": _json(_object(properties))}
+    responses: Schema = {"200": answer}
+    for status in errors:
+        if status == 503:
+            responses["503"] = {**answer, "description": "The answer is no."}
+        else:
+            responses[str(status)] = _ref("responses", _ERRORS[status][0])
+    return {"get": {"summary": what, "parameters": list(parameters), "responses": responses}}
+
+
+def _post(
+    what: str,
+    body: Schema,
+    answer: Schema,
+    example: Any = None,
+    parameters: Sequence[Schema] = (),
+) -> Schema:
+    content = _json(body)
+    if example is not None:
+        content["application/json"]["example"] = example
+    errors = {str(status): _ref("responses", name) for status, (name, _) in _ERRORS.items()}
+    return {
+        "post": {
+            "summary": what,
+            "parameters": [*parameters, *(_ref("parameters", name) for name in _HEADERS)],
+            "requestBody": {"required": True, "content": content},
+            "responses": {"200": {"description": "The answer.", "content": _json(answer)}} | errors,
+        }
+    }
+
+
+def _error(status: int) -> Schema:
+    answer: Schema = {
+        "description": _ERRORS[status][1],
+        "content": _json(_ref("schemas", "Error")),
+    }
+    header = {405: "Allow", 503: "Retry-After"}.get(status)
+    if header is not None:
+        answer["headers"] = {header: {"schema": {"type": "string"}}}
+    return answer
+
+
+def _object(properties: Schema) -> Schema:
+    return {"type": "object", "required": list(properties), "properties": properties}
+
+
+def _json(schema: Schema) -> Schema:
+    return {"application/json": {"schema": schema}}
+
+
+def _ref(kind: str, name: str) -> Schema:
+    return {"$ref": f"#/components/{kind}/{name}"}
+
+
+def _component(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)

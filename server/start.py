@@ -96,7 +96,7 @@ def start_status(processes: Processes, run: Run, front: Front) -> None:
         socket=str(front.status_socket),
         management=run.addresses.management_url,
         archives=[str(archive.path) for archive in run.archives],
-        max_body=front.max_body(run.config.settings),
+        max_body=run.config.max_body,
     ).write(settings)
     line, folder = status.command(settings)
     child = ChildProcess(line, environment=os.environ, directory=folder, on_line=run.print)
@@ -107,7 +107,7 @@ def start_front(processes: Processes, run: Run, front: Front) -> None:
     """Start HAProxy; told to end, it first lets requests in flight be answered."""
     child = ChildProcess(
         front.command(),
-        environment=front.environment(run.config.settings),
+        environment=front.environment(run.config),
         directory=run.scratch,
         on_line=run.print,
     )

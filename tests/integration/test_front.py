@@ -17,6 +17,8 @@ import requests
 from server.config import DEFAULT_CONFIG
 from tests.integration.conftest import running
 
+if os.environ.get("VITRINE_URL"):
+    pytest.skip("starts a server of its own", allow_module_level=True)
 pytestmark = pytest.mark.skipif(
     shutil.which("haproxy") is None, reason="no haproxy: the container tests ask the image's"
 )

@@ -1,0 +1,131 @@
+"""The OpenAPI document: valid, true to the signatures, and the one in docs/."""
+
+import json
+
+import jsonschema
+import numpy as np
+import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from formats.signature import Signature, TensorSpec
+from server.__main__ import main
+from server.archives import read_archive
+from server.catalog import Catalog, Served, datatype, read_served
+from server.openapi import document
+from tests.conftest import ROOT
+
+EXAMPLES = ("activation_mlp", "control_flow", "dann", "digits")
+PAGE = ROOT / "docs" / "openapi.json"
+LIMIT = 1_000_000
+TWO = Signature(
+    model="two",
+    model_version="2.0",
+    description="",
+    inputs=(
+        TensorSpec("a", "int64", (-1, 2), minimum=0, maximum=9),
+        TensorSpec("b", "bool", (-1,)),
+    ),
+    outputs=(TensorSpec("y", "float16", (-1,)), TensorSpec("z", "bfloat16", (-1, 3))),
+    row_axis=True,
+)
+WHOLE = Signature("whole", "1.0", "", (TensorSpec("x", "uint8", (-1, 3)),), TWO.outputs, False)
+
+
+@pytest.fixture(scope="module")
+def catalog(exported):
+    return Catalog(read_served(read_archive(exported(name).archive)) for name in EXAMPLES)
+
+
+@pytest.fixture(scope="module")
+def examples(catalog):
+    return document(catalog, 16_777_216)
+
+
+def fits(whole, name, value):
+    schema = {"$ref": f"#/components/schemas/{name}", "components": whole["components"]}
+    return jsonschema.Draft202012Validator(schema).is_valid(value)
+
+
+def test_the_page_in_docs_is_this_document(examples):
+    """`python -m server openapi -o docs/openapi.json` writes it anew."""
+    assert json.loads(PAGE.read_text()) == json.loads(json.dumps(examples))
+
+
+def test_the_document_is_valid(examples):
+    OpenAPIV31SpecValidator(examples).validate()
+    others = [Served("two", "2.0", TWO), Served("whole", "1.0", WHOLE), Served("foreign", "1.0")]
+    OpenAPIV31SpecValidator(document(Catalog(others), LIMIT)).validate()
+
+
+def test_every_sample_fits_and_what_is_out_of_bounds_does_not(catalog, examples):
+    for served in catalog.defaults():
+        assert fits(examples, f"{served.name}.request", served.sample)
+        post = examples["paths"][f"/predictions/{served.name}"]["post"]
+        assert post["requestBody"]["content"]["application/json"]["example"] == served.sample
+    image = np.zeros((8, 8))
+    assert fits(examples, "digits.request", image.tolist())
+    assert fits(examples, "digits.request", {"instances": [image.tolist()] * 3})
+    image[0, 0] = 17
+    assert not fits(examples, "digits.request", image.tolist())
+    assert not fits(examples, "digits.request", {"inputs": image[:7].tolist()})
+
+
+ROW = {"a": [1, 2], "b": True}
+
+
+@pytest.mark.parametrize(
+    ("value", "right"),
+    [
+        (ROW, True),
+        ({"inputs": ROW}, True),
+        ({"inputs": {"a": [[1, 2], [3, 4]], "b": [True, False]}}, True),
+        ({"instances": [ROW, ROW]}, True),
+        ({"instances": []}, False),
+        ({"a": [1, 2]}, False),
+        ({"a": [1, 10], "b": True}, False),
+        ({"a": [1, 2.5], "b": True}, False),
+        ({"a": [1, 2], "b": 1}, False),
+        ([[1, 2]], False),
+    ],
+)
+def test_requests_of_two_inputs(value, right):
+    whole = document(Catalog([Served("two", "2.0", TWO)]), LIMIT)
+    assert fits(whole, "two.request", value) is right
+
+
+def test_answers_of_two_outputs():
+    whole = document(Catalog([Served("two", "2.0", TWO), Served("whole", "1.0", WHOLE)]), LIMIT)
+    row = {"y": 0.5, "z": [1, None, 3]}
+    assert fits(whole, "two.answer", {"outputs": row})
+    assert fits(whole, "two.answer", {"predictions": [row]})
+    assert not fits(whole, "two.answer", {"outputs": {"y": "1", "z": [1, 2, 3]}})
+    assert fits(whole, "whole.answer", {"outputs": {"y": [1], "z": [[1, 2, 3]]}})
+    assert not fits(whole, "whole.request", {"instances": [[1, 2, 3]]})
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [
+        ("float32", "FP32"),
+        ("float16", "FP16"),
+        ("bfloat16", "BF16"),
+        ("float64", "FP64"),
+        ("bool", "BOOL"),
+        ("int8", "INT8"),
+        ("uint8", "UINT8"),
+        ("int64", "INT64"),
+    ],
+)
+def test_datatypes_of_the_protocol(dtype, name):
+    assert datatype(dtype) == name
+
+
+def test_the_command_writes_the_document_of_a_store(exported, tmp_path, capsys):
+    store = exported("digits").archive.parent
+    arguments = ["openapi", "--model-store", str(store), "--models", "digits"]
+    assert main([*arguments, "-o", str(tmp_path / "o.json")]) == 0
+    written = json.loads((tmp_path / "o.json").read_text())
+    assert main(arguments) == 0
+    assert json.loads(capsys.readouterr().out) == written
+    assert "/v2/models/digits/infer" in written["paths"]
+    assert main(["openapi", "--model-store", str(store), "--models", "nobody"]) == 2
