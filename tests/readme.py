@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tests.conftest import ROOT
 
-ROLES = {"server", "test", "request", "container", "", "factory"}
+ROLES = {"server", "test", "request", "ask", "container", "", "factory"}
 
 
 @dataclass(frozen=True)

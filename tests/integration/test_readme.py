@@ -103,6 +103,14 @@ def test_requests_are_answered_as_printed(served):
     assert asked >= 2
 
 
+@pytest.mark.skipif(shutil.which("haproxy") is None, reason="no haproxy to be the front")
+def test_the_front_says_what_is_served(served):
+    port, _ = served
+    [(block, following)] = [pair for pair in itertools.pairwise(blocks()) if pair[0].role == "ask"]
+    answer = run(block.text.replace(":8080/", f":{port}/"), ROOT)
+    assert json.loads(answer) == json.loads(following.text)
+
+
 def assert_like(got, shown):
     """Equal, but that numbers may differ in their last digits from machine to machine."""
     if isinstance(shown, dict):
