@@ -125,6 +125,11 @@ class Config:
         """Bytes that a request's body may have."""
         return int(self.settings.get("max_request_size", "6553500"))
 
+    @property
+    def model_seconds(self) -> int:
+        """Seconds that a model may take for a batch."""
+        return int(self.settings.get("default_response_timeout", "120"))
+
     def addresses(self) -> Addresses:
         """Where this configuration lets TorchServe listen.
 

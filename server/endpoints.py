@@ -17,7 +17,7 @@ from server.watch import Watch
 __all__ = ["EXTENSIONS", "application"]
 
 #: What the server can do beyond the core of the Open Inference Protocol.
-EXTENSIONS: Final[tuple[str, ...]] = ()
+EXTENSIONS: Final = ("binary_tensor_data",)
 
 
 def application(catalog: Catalog, watch: Watch, document: Mapping[str, Any]) -> Starlette:

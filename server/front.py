@@ -13,7 +13,7 @@ from pathlib import Path
 from server.config import Addresses, Config
 from server.errors import UsageError
 
-__all__ = ["DRAIN_SECONDS", "WITHOUT", "Front", "find_haproxy"]
+__all__ = ["DRAIN_SECONDS", "WITHOUT", "Front", "find_haproxy", "patience"]
 
 #: Seconds that requests in flight have to be answered once a stop was asked for; `docker stop`
 #: kills after ten.
@@ -43,6 +43,11 @@ def find_haproxy(wanted: bool | None) -> Path | None:
     return Path(found) if found else None
 
 
+def patience(config: Config) -> int:
+    """Seconds that a request may take, its turn in the queue included."""
+    return config.model_seconds + _WAITING_SECONDS
+
+
 @dataclass(frozen=True)
 class Front:
     """One run of HAProxy.
@@ -61,6 +66,16 @@ class Front:
     def status_socket(self) -> Path:
         """Where the status service listens."""
         return self.scratch / "status.sock"
+
+    @property
+    def grpc_socket(self) -> Path:
+        """Where the gRPC service listens."""
+        return self.scratch / "grpc.sock"
+
+    @property
+    def own_socket(self) -> Path:
+        """Where the front listens for the gRPC service."""
+        return self.scratch / "front.sock"
 
     @property
     def inference_socket(self) -> Path:
@@ -84,14 +99,15 @@ class Front:
             config: TorchServe's configuration.
             environ: This process's own.
         """
-        seconds = int(config.settings.get("default_response_timeout", "120"))
         return {
             **environ,
             "VITRINE_BIND": f"{self.addresses.bind}:{self.addresses.inference}",
             "VITRINE_STATUS": f"unix@{self.status_socket}",
+            "VITRINE_GRPC": f"unix@{self.grpc_socket}",
+            "VITRINE_INSIDE": f"unix@{self.own_socket}",
             "VITRINE_TORCHSERVE": f"unix@{self.inference_socket}",
             "VITRINE_MAX_BODY": str(config.max_body),
-            "VITRINE_MODEL_MS": str(1000 * seconds),
-            "VITRINE_ANSWER_SECONDS": str(seconds + _WAITING_SECONDS),
+            "VITRINE_MODEL_MS": str(1000 * config.model_seconds),
+            "VITRINE_ANSWER_SECONDS": str(patience(config)),
             "VITRINE_DRAIN_SECONDS": str(DRAIN_SECONDS),
         }

@@ -16,8 +16,9 @@ _ERRORS: Final = {
     400: ("BadRequest", "The body, an input or a header is not as the model takes it."),
     404: ("NotFound", "There is no such model, version or endpoint."),
     405: ("MethodNotAllowed", "The header Allow names the methods that are answered."),
+    406: ("NotAcceptable", "The answer cannot be had as Accept wants it."),
     413: ("TooLarge", "The body, or the answer, is larger than the configuration allows."),
-    415: ("UnsupportedMediaType", "The body came as a form."),
+    415: ("UnsupportedMediaType", "The body's type or coding is not understood."),
     431: ("HeadersTooLarge", "More than 100 headers, or more than 16000 bytes of them."),
     500: ("Internal", "A fault of the server or of the model."),
     502: ("NoAnswer", "TorchServe is not running, or broke off."),
@@ -31,6 +32,8 @@ _PARTS: Final[dict[str, Callable[[Signature], Schema]]] = {
     "infer.request": schemas.infer_request,
     "infer.answer": schemas.infer_answer,
 }
+_RAW: Final = "application/octet-stream"
+_NPY: Final = "application/x-npy"
 _HEADERS: Final = {
     "X-Activations": "stats, raw, layers=...: look inside the request; see docs/activations.md.",
     "X-Correlation-Id": "Comes back as it was sent.",
@@ -109,7 +112,9 @@ def _model_paths(catalog: Catalog) -> Schema:
     paths["/v1/models/{model}"] = _get("Whether it is ready.", ready, (404, 503), [model])
     for path in ("/predictions/{model}/{version}", "/v2/models/{model}/versions/{version}/infer"):
         anything: Schema = {}
-        paths[path] = _post("One version of a model.", anything, anything, None, [model, version])
+        paths[path] = _post(
+            "One version of a model.", anything, anything, parameters=[model, version]
+        )
     return paths
 
 
@@ -117,14 +122,17 @@ def _posts(served: Served) -> Schema:
     name, own = served.name, _component(served.name)
     what = f"Ask {name}."
     if served.signature is None:
-        return {f"/predictions/{name}": _post(what, {}, {}, served.sample)}
+        return {f"/predictions/{name}": _post(what, {}, {}, example=served.sample)}
     what = served.signature.description or what
     ask, answer, infer, inferred = (_ref("schemas", f"{own}.{part}") for part in _PARTS)
     either = ({"anyOf": [ask, infer]}, {"anyOf": [answer, inferred]})
+    lone = len(served.signature.inputs) == 1
+    kinds = (_RAW, _NPY) if lone else (_RAW,)
+    whole = _post(what, *either, example=served.sample, binary=kinds)
     return {
-        f"/predictions/{name}": _post(what, either[0], either[1], served.sample),
-        f"/v1/models/{name}:predict": _post(what, ask, answer, served.sample),
-        f"/v2/models/{name}/infer": _post(what, infer, inferred),
+        f"/predictions/{name}": whole,
+        f"/v1/models/{name}:predict": _post(what, ask, answer, example=served.sample),
+        f"/v2/models/{name}/infer": _post(what, infer, inferred, binary=(_RAW,)),
     }
 
 
@@ -166,19 +174,24 @@ def _post(
     what: str,
     body: Schema,
     answer: Schema,
+    *,
     example: Any = None,
     parameters: Sequence[Schema] = (),
+    binary: Sequence[str] = (),
 ) -> Schema:
-    content = _json(body)
+    # Bytes have no JSON Schema; docs/requests.md says what they hold.
+    more: Schema = {kind: {} for kind in binary}
+    content = _json(body) | more
     if example is not None:
         content["application/json"]["example"] = example
+    answers = _json(answer) | more
     errors = {str(status): _ref("responses", name) for status, (name, _) in _ERRORS.items()}
     return {
         "post": {
             "summary": what,
             "parameters": [*parameters, *(_ref("parameters", name) for name in _HEADERS)],
             "requestBody": {"required": True, "content": content},
-            "responses": {"200": {"description": "The answer.", "content": _json(answer)}} | errors,
+            "responses": {"200": {"description": "The answer.", "content": answers}} | errors,
         }
     }
 

@@ -3,23 +3,26 @@
 import os
 import re
 import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from server import java, status
+from server import java
 from server.archives import Archive
 from server.config import Addresses, Config
 from server.console import Console
-from server.front import DRAIN_SECONDS, Front
+from server.front import DRAIN_SECONDS, Front, patience
 from server.process import ChildProcess
 from server.processes import Processes
+from server.settings import Settings
 
-__all__ = ["Run", "start_front", "start_status", "start_torchserve"]
+__all__ = ["Run", "start_front", "start_services", "start_torchserve"]
 
+_ROOT = Path(__file__).resolve().parent.parent
 # Seconds that each may take to end before it is killed; the front has its own limit.
 _STOP_SECONDS = 30.0
-_STATUS_STOP_SECONDS = 2.0
+_SERVICE_STOP_SECONDS = 2.0
 _FRONT_STOP_SECONDS = DRAIN_SECONDS + 2.0
 # What they print past their logs: said better here, said too early, or no news.
 _NOISE = re.compile(
@@ -89,18 +92,26 @@ def start_torchserve(
     processes.add("TorchServe", child, _STOP_SECONDS)
 
 
-def start_status(processes: Processes, run: Run, front: Front) -> None:
-    """Start the status service, which only the front reaches."""
+def start_services(processes: Processes, run: Run, front: Front) -> None:
+    """Start the status and the gRPC service, which only the front reaches."""
     settings = run.scratch / "status.json"
-    status.Settings(
+    Settings(
         socket=str(front.status_socket),
         management=run.addresses.management_url,
         archives=[str(archive.path) for archive in run.archives],
         max_body=run.config.max_body,
+        grpc_socket=str(front.grpc_socket),
+        front=str(front.own_socket),
+        patience=patience(run.config),
     ).write(settings)
-    line, folder = status.command(settings)
-    child = ChildProcess(line, environment=os.environ, directory=folder, on_line=run.print)
-    processes.add("The status service", child, _STATUS_STOP_SECONDS)
+    for name, service in (("status", "server.status"), ("gRPC", "server.grpc_process")):
+        child = ChildProcess(
+            [sys.executable, "-m", service, str(settings)],
+            environment=os.environ,
+            directory=_ROOT,
+            on_line=run.print,
+        )
+        processes.add(f"The {name} service", child, _SERVICE_STOP_SECONDS)
 
 
 def start_front(processes: Processes, run: Run, front: Front) -> None:

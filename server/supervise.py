@@ -19,7 +19,7 @@ from server.front import WITHOUT, Front, find_haproxy
 from server.processes import Processes
 from server.readiness import ModelState, NotListening, Restarts, answers_ready, model_state
 from server.signals import StopSignals
-from server.start import Run, start_front, start_status, start_torchserve
+from server.start import Run, start_front, start_services, start_torchserve
 from server.state import State, prepare
 
 __all__ = ["Options", "serve"]
@@ -87,7 +87,7 @@ def serve(options: Options) -> None:
         try:
             start_torchserve(processes, run, found_java, home, front)
             if front is not None:
-                start_status(processes, run, front)
+                start_services(processes, run, front)
                 start_front(processes, run, front)
             _wait_until_ready(
                 processes,

@@ -1,8 +1,11 @@
 """The status service over HTTP, before a management API that is a dictionary."""
 
+import shutil
+import subprocess
 import threading
 import time
 import tomllib
+from pathlib import Path
 
 import pytest
 import requests
@@ -11,9 +14,10 @@ import uvicorn
 import server
 from formats.signature import Signature, TensorSpec
 from server.catalog import Catalog, Served
+from server.config import DEFAULT_CONFIG, Config
 from server.endpoints import application
 from server.errors import UsageError
-from server.front import find_haproxy
+from server.front import Front, find_haproxy
 from server.readiness import NotListening
 from server.watch import Watch
 from tests.conftest import ROOT
@@ -154,3 +158,15 @@ def test_a_front_that_is_wanted_has_to_be_installed(monkeypatch):
 def test_the_version_is_the_projects():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert server.__version__ == project["version"]
+
+
+@pytest.mark.skipif(shutil.which("haproxy") is None, reason="no haproxy")
+def test_haproxy_takes_its_configuration(tmp_path):
+    config = Config.read(DEFAULT_CONFIG)
+    front = Front(Path(shutil.which("haproxy")), tmp_path, config.addresses())
+    command = [*front.command(), "-c"]
+    checked = subprocess.run(
+        command, env=front.environment(config), capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stderr
+    assert "WARNING" not in checked.stderr

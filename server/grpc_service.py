@@ -1,0 +1,139 @@
+"""The Open Inference Protocol over gRPC: the catalog answers, or the front's HTTP side does."""
+
+import http.client
+import json
+from collections.abc import Callable
+from typing import Any, Final
+from urllib.parse import quote
+
+import grpc
+
+from server import __version__
+from server.catalog import Catalog, Served
+from server.endpoints import EXTENSIONS
+from server.grpc_infer import JSON_LENGTH, BadTensor, answer, request
+from server.grpc_messages import MESSAGES, SERVICE
+from server.unix_http import Answer, Client
+from server.watch import Watch
+
+__all__ = ["InferenceService"]
+
+_CODES: Final = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    406: grpc.StatusCode.INVALID_ARGUMENT,
+    404: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    415: grpc.StatusCode.INVALID_ARGUMENT,
+    502: grpc.StatusCode.UNAVAILABLE,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+    507: grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+# What of a call's metadata the handler reads.
+_PASSED: Final = ("x-correlation-id", "traceparent")
+
+
+class InferenceService:
+    """Answers calls.
+
+    Args:
+        catalog: What is served.
+        watch: Knows what is ready.
+        client: Posts to the front.
+        patience: Seconds that an answer may take.
+    """
+
+    def __init__(self, catalog: Catalog, watch: Watch, client: Client, patience: float) -> None:
+        self._catalog, self._watch = catalog, watch
+        self._client, self._patience = client, patience
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """What a gRPC server is given."""
+        methods = {
+            "ServerLive": self._server_live,
+            "ServerReady": self._server_ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelReady": self._model_ready,
+            "ModelMetadata": self._model_metadata,
+            "ModelInfer": self._model_infer,
+        }
+        return grpc.method_handlers_generic_handler(
+            SERVICE, {name: _unary(name, method) for name, method in methods.items()}
+        )
+
+    def _server_live(self, message: Any, context: grpc.ServicerContext) -> Any:
+        return {"live": self._watch.answers(self._catalog.names[0])}
+
+    def _server_ready(self, message: Any, context: grpc.ServicerContext) -> Any:
+        return {"ready": all(self._watch.problem(name) is None for name in self._catalog.names)}
+
+    def _server_metadata(self, message: Any, context: grpc.ServicerContext) -> Any:
+        return {"name": "vitrine", "version": __version__, "extensions": EXTENSIONS}
+
+    def _model_ready(self, message: Any, context: grpc.ServicerContext) -> Any:
+        served = self._find(message, context)
+        return {"ready": self._watch.problem(served.name, message.version or None) is None}
+
+    def _model_metadata(self, message: Any, context: grpc.ServicerContext) -> Any:
+        served = self._find(message, context)
+        return served.metadata(self._catalog.versions(served.name))
+
+    def _model_infer(self, message: Any, context: grpc.ServicerContext) -> Any:
+        try:
+            body = request(message)
+        except BadTensor as error:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        headers = {name: value for name, value in context.invocation_metadata() if name in _PASSED}
+        headers["Content-Type"] = "application/octet-stream"
+        headers[JSON_LENGTH] = str(len(body.header))
+        left = context.time_remaining()
+        patience = self._patience if left is None else max(0.001, min(left, self._patience))
+        try:
+            got = self._client.post(_url(message), body.header + body.tensors, headers, patience)
+        except TimeoutError:
+            context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer came in time")
+        except (OSError, http.client.HTTPException) as error:
+            context.abort(grpc.StatusCode.UNAVAILABLE, f"the server broke off: {error}")
+        if got.status != 200:
+            context.abort(_CODES.get(got.status, grpc.StatusCode.INTERNAL), _said(got))
+        length = got.headers.get(JSON_LENGTH.lower())
+        return answer(got.body, int(length) if length else None)
+
+    def _find(self, message: Any, context: grpc.ServicerContext) -> Served:
+        served = self._catalog.find(message.name, message.version or None)
+        if served is not None:
+            return served
+        what = f"there is no model {message.name!r}"
+        if self._catalog.find(message.name) is not None:
+            what = f"model {message.name!r} has no version {message.version!r}"
+        context.abort(grpc.StatusCode.NOT_FOUND, what)
+        raise AssertionError  # abort raises
+
+
+def _unary(name: str, method: Callable[[Any, grpc.ServicerContext], Any]) -> Any:
+    ask, make = MESSAGES[f"{name}Request"], MESSAGES[f"{name}Response"]
+
+    def called(message: Any, context: grpc.ServicerContext) -> Any:
+        found = method(message, context)
+        return make(**found) if isinstance(found, dict) else found
+
+    return grpc.unary_unary_rpc_method_handler(
+        called,
+        request_deserializer=ask.FromString,
+        response_serializer=make.SerializeToString,
+    )
+
+
+def _url(message: Any) -> str:
+    version = f"/versions/{quote(message.model_version, safe='')}" if message.model_version else ""
+    return f"/v2/models/{quote(message.model_name, safe='')}{version}/infer"
+
+
+def _said(got: Answer) -> str:
+    try:
+        error = json.loads(got.body)["error"]
+        return f"{error['code']}: {error['message']}" + (
+            f"; expected {error['expected']}" if "expected" in error else ""
+        )
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP status {got.status}"
