@@ -8,7 +8,7 @@ import datasketches
 import numpy as np
 import torch
 
-from engine import SUMMARY, observed_graph
+from engine import SUMMARY
 from export.definition import Definition
 from export.inputs import Example
 from formats.baseline import STATISTICS, Baseline, Summary
@@ -25,12 +25,12 @@ _COMPRESSION: Final = 200
 
 
 def measure(
-    module: Any, layers: Sequence[Layer], definition: Definition, *, row_axis: bool
+    observed: Any, layers: Sequence[Layer], definition: Definition, *, row_axis: bool
 ) -> Baseline:
     """Run calibration inputs through the observed graph, one row at a time.
 
     Args:
-        module: the saved module, loaded; its hooks are OFF at the end.
+        observed: the frozen observed graph.
         layers: those hooked into it, in the order of `layers.json`.
         definition: has the inputs: `calibration`, else the examples.
         row_axis: whether axis 0 of an input counts rows.
@@ -39,7 +39,6 @@ def measure(
         Summaries of each statistic. Values that are not finite are left out, and an input that
         the model refuses.
     """
-    observed = observed_graph(module, [layer for layer in layers if layer.chosen])
     inputs = list(_rows(definition.calibration or definition.examples, row_axis))
     step = -(-len(inputs) // MOST_ROWS)
     seen: dict[str, dict[str, list[float]]] = {}

@@ -2,19 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import nn
 
-from engine import observed_graph
 from export.definition import Definition
 from export.eager import Reference, answer
 from export.errors import ExportError
 from export.hooks import Hookable, define_observe, hookable, hooked
 from export.inputs import Example
 from export.layers import choose, describe, watch
+from export.rounding import Rounding
 from export.tensors import compare, leaves
 from formats.activation import LayerStatistics
 from formats.certificate import Check
@@ -109,22 +110,25 @@ def _compile_error(module: nn.Module, layers: list[Hookable]) -> str:
 
 
 def check(
-    module: Any, module_layers: Layers, definition: Definition, reference: Reference
+    observed: Any,
+    layers: Sequence[Layer],
+    definition: Definition,
+    reference: Reference,
+    rounding: Rounding,
 ) -> Check:
     """Compare the frozen observed graph with ordinary eager hooks and NumPy.
 
     Args:
-        module: the saved module, loaded; its modes are OFF again at the end.
-        module_layers: its layers.
+        observed: the graph.
+        layers: those hooked into it, in the order of `layers.json`.
         definition: the eager module.
         reference: the eager answers, to compare the observed graph's own answers with.
+        rounding: how far these move for no reason.
 
     Raises:
         ExportError: an answer or a statistic differs; names the layer.
     """
-    layers = module_layers.hooked
     chosen = [layer for layer in layers if layer.chosen]
-    observed = observed_graph(module, chosen)
     where = str(definition.source)
     largest = 0.0
     seen = 0
@@ -134,7 +138,10 @@ def check(
             result, codes, joined = observed.summary(*(tensor.clone() for tensor in case))
         flat = leaves(result)
         difference = compare(
-            wanted, [tensor for _, tensor in flat], [name or "output" for name, _ in flat]
+            wanted,
+            [tensor for _, tensor in flat],
+            [name or "output" for name, _ in flat],
+            partial(rounding, case, wanted),
         )
         if not difference.equal:
             raise ExportError(f"the observed graph differs: {difference.detail}", where=where)

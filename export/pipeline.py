@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import torch
 
-from engine import plain_graph
+from engine import observed_graph, plain_graph
 from export import baseline, parity, rows
 from export.archive import MODULE_FILE, write_archive, write_sample
 from export.branches import Branch, conditions, undecided
@@ -141,8 +141,12 @@ def export_model(
         observed = observed.without(verified.differing)
         loaded = torch.jit.load(str(module_path))
         checks = verified.checks
-        if found is not None and found.hooked:
-            checks += (check_observed(loaded, found, definition, observed),)
+        if found is not None:
+            graph = observed_graph(loaded, [layer for layer in found.hooked if layer.chosen])
+            if found.hooked:
+                checks += (check_observed(graph, found.hooked, definition, observed, rounding),)
+            seen = baseline.measure(graph, found.hooked, definition, row_axis=signature.row_axis)
+            seen.write(folder)
         progress("gradients")
         gradients, warning = check_gradients(loaded, definition, observed, names)
         notes = (
@@ -165,9 +169,6 @@ def export_model(
         progress("archive")
         if found is not None:
             found.write(folder)
-            loaded = torch.jit.load(str(module_path))
-            seen = baseline.measure(loaded, found.hooked, definition, row_axis=signature.row_axis)
-            seen.write(folder)
         return _write(
             definition,
             store,

@@ -34,6 +34,7 @@ _PARTS: Final[dict[str, Callable[[Signature], Schema]]] = {
 }
 _RAW: Final = "application/octet-stream"
 _NPY: Final = "application/x-npy"
+_PICTURES: Final = ("image/png", "image/jpeg")
 _HEADERS: Final = {
     "X-Activations": "stats, raw, layers=...: look inside the request; see docs/activations.md.",
     "X-Correlation-Id": "Comes back as it was sent.",
@@ -128,7 +129,8 @@ def _posts(served: Served) -> Schema:
     either = ({"anyOf": [ask, infer]}, {"anyOf": [answer, inferred]})
     lone = len(served.signature.inputs) == 1
     kinds = (_RAW, _NPY) if lone else (_RAW,)
-    whole = _post(what, *either, example=served.sample, binary=kinds)
+    pictures = _PICTURES if lone and served.signature.inputs[0].image is not None else ()
+    whole = _post(what, *either, example=served.sample, binary=kinds, pictures=pictures)
     return {
         f"/predictions/{name}": whole,
         f"/v1/models/{name}:predict": _post(what, ask, answer, example=served.sample),
@@ -178,10 +180,11 @@ def _post(
     example: Any = None,
     parameters: Sequence[Schema] = (),
     binary: Sequence[str] = (),
+    pictures: Sequence[str] = (),
 ) -> Schema:
     # Bytes have no JSON Schema; docs/requests.md says what they hold.
     more: Schema = {kind: {} for kind in binary}
-    content = _json(body) | more
+    content: Schema = _json(body) | more | {kind: {} for kind in pictures}
     if example is not None:
         content["application/json"]["example"] = example
     answers = _json(answer) | more

@@ -10,6 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
+import requests
 import torch
 
 from export.definition import from_model_file
@@ -64,6 +65,18 @@ def test_arrays_out(server, x, wanted):
     answer = server.post(URL, x.tolist(), headers={"accept": "application/octet-stream, */*;q=0.1"})
     assert answer.headers["content-type"] == "application/octet-stream"
     assert_same(np.frombuffer(answer.content, "<f4").reshape(-1, 10), wanted)
+
+
+@pytest.mark.parametrize("headers", [{}, {"content-type": "image/png"}])
+def test_a_picture_is_classified_however_it_is_sent(server, headers):
+    picture = (ROOT / "docs" / "images" / "seven.png").read_bytes()
+    for method in ("PUT", "POST"):
+        answer = requests.request(
+            method, server.url + URL, data=picture, headers=headers, timeout=60
+        )
+        assert answer.json()["labels"] == {"probabilities": "7"}
+    broken = server.post(URL, data=picture[:500], headers=headers)
+    assert (broken.status_code, broken.json()["error"]["code"]) == (400, "not_an_image")
 
 
 def test_an_answer_that_cannot_be_had(server, x):
@@ -153,10 +166,11 @@ def test_hostile_ids_come_back_nowhere(server, x):
 def test_the_lines_of_the_page_work(server, tmp_path):
     page = (ROOT / "docs" / "requests.md").read_text()
     found = re.findall(r"^```sh (\w+)\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
-    assert {role for role, _ in found} == {"npy", "raw", "binary", "accept", "gzip"}
+    assert {role for role, _ in found} == {"npy", "raw", "picture", "binary", "accept", "gzip"}
     for role, text in found:
         command = text.replace("http://127.0.0.1:8080", server.url)
         command = command.replace(".venv/bin/python", sys.executable)
+        command = command.replace("docs/images", str(ROOT / "docs" / "images"))
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", command],
             cwd=tmp_path,
