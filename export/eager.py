@@ -73,8 +73,9 @@ def reference(definition: Definition, cases: Iterable[Example]) -> Reference:
         try:
             with watch.one_input() as seen:
                 flat = answer(definition.module, case)
-        except TypeError as error:
-            raise ExportError(str(error), where=str(definition.source)) from error
+        except ExportError as error:
+            error.where = str(definition.source)
+            raise
         except Exception as error:
             if number < len(definition.examples):
                 raise _refused(definition, number, case, error) from error
@@ -163,5 +164,6 @@ def _check_deterministic(definition: Definition, first: list[Tensor]) -> None:
             f"the module answers the same input differently the second time: {difference.detail}",
             where=str(definition.source),
             hint="a random or stateful module cannot be verified: fix its seed, keep no state "
-            "between calls, or leave that part outside the exported module",
+            "between calls, or leave that part outside the exported module; F.dropout is random "
+            "unless called with training=self.training",
         )

@@ -12,12 +12,12 @@ from typing import Any
 def _run(module: Any, case: tuple[Any, ...]) -> Any:
     import torch
 
-    from formats.structure import flatten
+    from formats.structure import answered
 
     try:
         with torch.no_grad():
             result = module(*(tensor.clone() for tensor in case))
-        return [(path, torch.as_tensor(leaf)) for path, leaf in flatten(result)]
+        return [(path, torch.as_tensor(leaf)) for path, leaf in answered(result)]
     except Exception as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         return lines[-1] if lines else type(error).__name__

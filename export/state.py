@@ -20,7 +20,8 @@ def state(module: nn.Module) -> dict[str, Any]:
     """Return what a module could keep between two calls: tensors, plain values, and containers."""
     found: dict[str, Any] = {}
     for name, part in module.named_modules():
-        owned = {**vars(part), **part._parameters, **part._buffers}
+        owned = vars(part) | dict(part.named_parameters(recurse=False))
+        owned |= dict(part.named_buffers(recurse=False))
         for key, value in owned.items():
             if not key.startswith("_") and _is_kept(value):
                 found[f"{name}.{key}".strip(".")] = _copied(value)
@@ -32,7 +33,9 @@ def _is_kept(value: Any) -> bool:
         return all(map(_is_kept, (*value, *value.values())))
     if isinstance(value, (list, tuple, set)):
         return all(map(_is_kept, value))
-    return isinstance(value, (Tensor, *_PLAIN))
+    if isinstance(value, Tensor):
+        return not value.is_quantized
+    return isinstance(value, _PLAIN)
 
 
 def _copied(value: Any) -> Any:

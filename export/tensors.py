@@ -7,7 +7,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from formats.structure import flatten
+from export.errors import ExportError
+from formats.structure import answered
 
 __all__ = ["TOLERANCE", "Difference", "Noise", "compare", "dtype_name", "leaves"]
 
@@ -50,21 +51,26 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def leaves(value: Any) -> list[tuple[str, Tensor]]:
-    """Flatten what a model returned; numbers become 0-dimensional tensors.
+    """Flatten what a model returned; numbers become 0-dimensional tensors, None is left out.
 
     Raises:
-        TypeError: a leaf is neither a tensor nor a number; the message names it.
+        ExportError: a leaf is neither a tensor nor a number; the message names it.
     """
     flat = []
-    for path, leaf in flatten(value):
+    for path, leaf in answered(value):
         tensor = torch.tensor(leaf) if isinstance(leaf, (bool, int, float)) else leaf
         if not isinstance(tensor, Tensor):
-            raise TypeError(
+            raise ExportError(
                 f"output {path or 'of forward'} is a {type(leaf).__name__}; "
-                "only tensors and numbers, in tuples, lists and dicts, can be served"
+                "only tensors and numbers, in tuples, lists and dicts, can be served",
+                hint="return tensors only; wrap the module in one whose forward picks those out of "
+                "what it returns",
             )
         if tensor.layout != torch.strided or tensor.is_quantized:
-            raise TypeError(f"output {path or 'of forward'} is sparse or quantized; make it dense")
+            raise ExportError(
+                f"output {path or 'of forward'} is sparse or quantized",
+                hint="make it dense in forward, with to_dense() or dequantize()",
+            )
         flat.append((path, tensor.detach()))
     return flat
 

@@ -7,7 +7,7 @@ archive together with the handler.
 from formats.certificate import Batching, Certificate, Check
 from formats.document import FormatError
 from formats.signature import DTYPES, Signature, TensorSpec
-from formats.structure import flatten
+from formats.structure import answered, flatten
 
 __all__ = [
     "DTYPES",
@@ -17,5 +17,6 @@ __all__ = [
     "FormatError",
     "Signature",
     "TensorSpec",
+    "answered",
     "flatten",
 ]

@@ -17,6 +17,14 @@ def flatten(value: Any) -> list[tuple[str, Any]]:
     return list(_walk(value, ""))
 
 
+def answered(value: Any) -> list[tuple[str, Any]]:
+    """Return `flatten` without the leaves that are None: what a model did not return is no output.
+
+    An attention that was asked for no weights returns `(y, None)`, which has one output.
+    """
+    return [(path, leaf) for path, leaf in flatten(value) if leaf is not None]
+
+
 def _walk(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         children = [(str(key), child) for key, child in value.items()]

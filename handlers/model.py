@@ -16,7 +16,7 @@ from formats.integrity import check_files
 from formats.layers import Layer, Layers
 from formats.observation import INSPECT, OFF, RAW, STATISTICS, cut, read
 from formats.signature import Signature, TensorSpec
-from formats.structure import flatten
+from formats.structure import answered
 from handlers.errors import ModelError, RequestError
 from handlers.observe import Inspection, Observation, to_lists
 from handlers.values import Array
@@ -116,7 +116,7 @@ class Model:
         return {one.key: _to_numpy(tensors[one.first]) for one in read(self.layers, codes, RAW)}
 
     def _outputs(self, result: Any) -> list[Array]:
-        flat = flatten(result)
+        flat = answered(result)
         paths = [path for path, _ in flat]
         if not self._paths:
             self._paths = paths

@@ -78,6 +78,8 @@ void flatten(const IValue& value, std::vector<Tensor>& leaves) {
     for (const auto& entry : value.toGenericDict()) {
       flatten(entry.value(), leaves);
     }
+  } else if (value.isNone()) {
+    // What the model did not return is no output.
   } else if (value.isBool()) {
     leaves.push_back(torch::tensor(value.toBool()));
   } else if (value.isInt()) {
