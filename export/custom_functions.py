@@ -30,12 +30,14 @@ class FunctionCall:
         where: "FILE:LINE" of the call.
         defined: "FILE:LINE" of the class.
         rewrite: what to write instead.
+        outputs: how many values its forward returns, as far as its source shows.
     """
 
     name: str
     where: str
     defined: str
     rewrite: str
+    outputs: int = 1
 
 
 def function_calls(module: nn.Module) -> list[FunctionCall]:
@@ -83,7 +85,13 @@ def _calls(function: FunctionType, part: nn.Module, seen: set[Any]) -> Iterator[
         if inspect.isclass(kind) and issubclass(kind, torch.autograd.Function):
             if getattr(target, "__name__", "") == "apply":
                 where = f"{inspect.getsourcefile(function)}:{first + node.lineno - 1}"
-                yield FunctionCall(kind.__name__, where, _place(kind), _rewrite(kind, node, known))
+                yield FunctionCall(
+                    kind.__name__,
+                    where,
+                    _place(kind),
+                    _rewrite(kind, node, known),
+                    _outputs(kind),
+                )
         elif isinstance(target, FunctionType):
             yield from _calls(target, part, seen)
 
@@ -105,8 +113,19 @@ def _place(kind: type) -> str:
         return "an unknown place"
 
 
+def _outputs(kind: Any) -> int:
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(kind.forward)))
+    except (OSError, TypeError, SyntaxError):
+        return 1
+    values = [node.value for node in ast.walk(tree) if isinstance(node, ast.Return)]
+    return max((len(value.elts) for value in values if isinstance(value, ast.Tuple)), default=1)
+
+
 def _rewrite(kind: type, call: ast.Call, known: dict[str, Any]) -> str:
     general = f"{_GENERAL}; f is what {kind.__name__}.forward returns, g has its backward"
+    if _outputs(kind) > 1:
+        return f"{general}; once for each of its {_outputs(kind)} outputs"
     forward, backward = _only_result(kind, "forward"), _only_result(kind, "backward")
     if forward is None or backward is None or call.keywords:
         return general

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from export.errors import ExportError
 from formats.document import FormatError
 from formats.image import Image
+from formats.signature import DTYPES
 
 __all__ = ["Definition", "InputOptions", "from_factory", "from_model_file"]
 
@@ -333,6 +334,14 @@ def _examples(value: Any, where: str) -> tuple[tuple[Tensor, ...], ...]:
 def _check_example(tensor: Tensor, where: str) -> None:
     if tensor.layout != torch.strided or tensor.is_quantized:
         raise ExportError("an example is sparse or quantized", where=where, hint="make it dense")
+    if tensor.is_complex():
+        raise ExportError(
+            f"an example is {str(tensor.dtype).removeprefix('torch.')}, which requests cannot "
+            f"carry; an input is one of {', '.join(DTYPES)}",
+            where=where,
+            hint="take real and imaginary parts as a last axis of 2: torch.view_as_real(x) in "
+            "examples(), torch.view_as_complex(x) in forward",
+        )
     if tensor.numel() == 0:
         raise ExportError(
             "an example is an empty tensor", where=where, hint="give at least one row"

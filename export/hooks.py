@@ -7,8 +7,6 @@ then does what a forward hook would. Each layer has a mode that the graph reads:
 freezing removes all of it, and the plain graph is the one without hooks.
 """
 
-import copy
-import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,13 +14,15 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.jit import ScriptModule
 
 from engine import OBSERVE, PREFIX, SUMMARY
 from export import statistics
+from export.instances import renamed
 from export.rewrite import compile_function, opens, rewritten
 from formats.observation import INSPECT, OFF, STATISTICS
 
-__all__ = ["Hookable", "define_observe", "hookable", "hooked", "unshare"]
+__all__ = ["Hookable", "define_observe", "hookable", "hooked"]
 
 _NAMESPACE: Final = {
     "torch": torch,
@@ -48,31 +48,6 @@ class Hookable(typing.NamedTuple):
     result: Any
 
 
-def unshare(module: nn.Module) -> None:
-    """Give every name its own module object, where one object has several names.
-
-    TorchScript compiles such an object once for each of its names; this makes Python agree, so
-    that a layer is known by the name it is called by. Parameters and buffers stay shared.
-    """
-    seen: set[int] = set()
-
-    def visit(parent: nn.Module) -> None:
-        for name, child in list(parent._modules.items()):
-            if child is None:
-                continue
-            own = child
-            if id(child) in seen:
-                own = copy.copy(child)
-                # The parameters themselves stay shared; the tables of hooks and children do not.
-                tables = {k: v.copy() for k, v in vars(child).items() if isinstance(v, dict)}
-                vars(own).update(tables)
-                parent._modules[name] = own
-            seen.add(id(own))
-            visit(own)
-
-    visit(module)
-
-
 def hookable(
     module: nn.Module, scripted: torch.jit.ScriptModule
 ) -> tuple[list[Hookable], dict[str, str]]:
@@ -88,8 +63,16 @@ def hookable(
     found = []
     left_out = {}
     compiled = dict(scripted.named_modules())
+    closed = tuple(
+        f"{name}." if name else ""
+        for name, layer in module.named_modules()
+        if isinstance(layer, ScriptModule)
+    )
     for name, layer in module.named_modules():
         if not name or isinstance(layer, (nn.ModuleList, nn.ModuleDict, nn.ParameterList)):
+            continue
+        if name.startswith(closed):
+            left_out[name] = "it is inside a part that was scripted before, which takes no hook"
             continue
         twin = compiled.get(name)
         method = _method(twin)
@@ -130,11 +113,16 @@ def hooked(
     parts = dict(module.named_modules())
     classes: dict[tuple[type, str], type] = {}
     originals: list[tuple[nn.Module, type]] = []
+    enclosed: list[tuple[nn.Module, str, nn.Module]] = []
     # The compiler leaves there which methods have several forms, and reads it the next time.
     forms = {part: part.__dict__.pop("__overloads__", None) for part in parts.values()}
     try:
         for layer in layers:
             part = parts[layer.name]
+            if isinstance(part, ScriptModule):
+                owner, _, own = layer.name.rpartition(".")
+                enclosed.append((parts[owner], own, part))
+                part = parts[owner]._modules[own] = _Enclosed(part)
             kind = type(part)
             key = (kind, layer.signature)
             if key not in classes:
@@ -150,6 +138,8 @@ def hooked(
             part._vitrine_found = torch.jit.Attribute([], list[Tensor])
         yield
     finally:
+        for owner_of, own, part in enclosed:
+            owner_of._modules[own] = part
         for part, kind in originals:
             part.__class__ = kind
             for name in [name for name in vars(part) if name.startswith(PREFIX)]:
@@ -158,6 +148,14 @@ def hooked(
             part.__dict__.pop("__overloads__", None)
             if names is not None:
                 part.__dict__["__overloads__"] = names
+
+
+class _Enclosed(nn.Module):
+    """A part that was scripted before, in one that takes a hook."""
+
+    def __init__(self, scripted: nn.Module) -> None:
+        super().__init__()
+        self.scripted = scripted
 
 
 def define_observe(
@@ -214,10 +212,14 @@ def _path(name: str) -> str:
 
 def _hooked_class(kind: type[nn.Module], layer: Hookable) -> type:
     original = f"{PREFIX}forward"
-    if issubclass(kind, nn.RNNBase) or opens(kind):
+    if kind is _Enclosed:
+        names = ", ".join(name for name, _ in layer.arguments)
+        source = f"def {original}{layer.signature}:\n    return self.scripted({names})\n"
+        inner = compile_function(source, original, kind, _NAMESPACE)
+    elif issubclass(kind, nn.RNNBase) or opens(kind):
         inner = rewritten(kind, original, layer.signature)
     else:
-        inner = _renamed(kind.forward, original)
+        inner = renamed(kind.forward, original)
     return type(
         kind.__name__,
         (kind,),
@@ -227,18 +229,6 @@ def _hooked_class(kind: type[nn.Module], layer: Hookable) -> type:
             "__module__": kind.__module__,
         },
     )
-
-
-def _renamed(function: Any, name: str) -> Any:
-    """Copy a function under another name: TorchScript names a method after its function."""
-    made = types.FunctionType(
-        function.__code__, function.__globals__, name, function.__defaults__, function.__closure__
-    )
-    made.__kwdefaults__ = function.__kwdefaults__
-    made.__annotations__ = function.__annotations__
-    made.__module__ = function.__module__
-    made.__dict__.update(function.__dict__)
-    return made
 
 
 def _forward_source(layer: Hookable) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from engine import PREFIX
 from export.eager import answer
@@ -68,7 +69,7 @@ def watch(module: nn.Module, names: Sequence[str]) -> Iterator[list[Call]]:
     try:
         for name, layer in module.named_modules():
             if name in names:
-                handles.append(layer.register_forward_hook(hook_for(name)))
+                handles.append(_register(layer, hook_for(name)))
         # They would skip the layers inside them, or give those nested tensors.
         for layer in closed:
             layer.forward = MethodType(rewritten(type(layer), "forward"), layer)
@@ -80,6 +81,12 @@ def watch(module: nn.Module, names: Sequence[str]) -> Iterator[list[Call]]:
             layer.__dict__.pop(f"{PREFIX}open", None)
         for handle in handles:
             handle.remove()
+
+
+def _register(layer: nn.Module, hook: Callable[..., None]) -> RemovableHandle:
+    # First, to see what the layer itself puts out, as a compiled hook does. A scripted part runs
+    # hooks, but its own method only says that it takes none.
+    return nn.Module.register_forward_hook(layer, hook, prepend=True)
 
 
 def choose(
@@ -116,8 +123,13 @@ def choose(
 
 def _fits(name: str, layer: nn.Module, pattern: str) -> bool:
     if pattern.startswith("type:"):
-        return fnmatchcase(type(layer).__name__, pattern.removeprefix("type:"))
+        return fnmatchcase(_kind(layer), pattern.removeprefix("type:"))
     return fnmatchcase(name, pattern)
+
+
+def _kind(layer: nn.Module) -> str:
+    """Return the name of a layer's class; of a scripted one, that of the class it was."""
+    return str(getattr(layer, "original_name", type(layer).__name__))
 
 
 def _feeding(module: nn.Module, names: Sequence[str], example: Example) -> set[str]:
@@ -137,7 +149,7 @@ def _feeding(module: nn.Module, names: Sequence[str], example: Example) -> set[s
     try:
         for name, layer in module.named_modules():
             if name in names:
-                handles.append(layer.register_forward_hook(hook_for(name)))
+                handles.append(_register(layer, hook_for(name)))
         with torch.no_grad():
             result = module(*(tensor.clone() for tensor in example))
     finally:
@@ -174,7 +186,7 @@ def describe(
                 order.setdefault(call.name, [path for path, _ in call.parts])
             calls.clear()
     axes = _row_axes(module, names, _many_rows(cases), independent) if row_axis else {}
-    kinds = {name: type(layer).__name__ for name, layer in module.named_modules()}
+    kinds = {name: _kind(layer) for name, layer in module.named_modules()}
     return tuple(
         Layer(
             name,

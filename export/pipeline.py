@@ -19,18 +19,20 @@ from export.eager import Reference, answer, extended, reference
 from export.errors import ExportError
 from export.functional import functional_calls
 from export.gradients import check as check_gradients
-from export.hooks import unshare
 from export.inputs import Example, drawn, search, variants
+from export.instances import adopt_forwards, unshare
 from export.observed import check as check_observed
 from export.observed import compile_hooks
 from export.parity import Parity
+from export.refusals import refuse_other_outputs, refuse_recomputed_weights
 from export.report import render
 from export.rounding import Rounding
+from export.scripted_parts import uncounted
 from export.shrink import show, shrink
 from export.signature import infer
-from export.state import refuse_writes
+from export.state import refuse_assignments, refuse_writes
 from export.tensors import TOLERANCE
-from export.torchscript import Method, compile_module, refuse_state, save
+from export.torchscript import Method, compile_module, save
 from formats.certificate import Batching, Certificate
 from formats.layers import Layers
 from formats.signature import Signature
@@ -98,6 +100,9 @@ def export_model(
         ExportError: some stage refused; nothing was written to the store.
     """
     progress("eager answers")
+    refuse_recomputed_weights(definition, method)
+    if method == "script":
+        adopt_forwards(definition.module, str(definition.source))
     unshare(definition.module)
     signature, observed = eager_answers(definition)
     names = tuple(spec.name for spec in signature.outputs)
@@ -106,15 +111,19 @@ def export_model(
         module_path = folder / MODULE_FILE
         progress(method)
         compiled = compile_module(definition, method)
-        refuse_state(compiled.module, definition)
+        refuse_assignments(compiled.module, definition)
+        refuse_other_outputs(compiled.module, definition, observed)
         save(compiled.module, module_path, definition)
         progress("row independence")
         frozen = plain_graph(torch.jit.load(str(module_path)))
         refuse_writes(frozen, definition)
         branches = undecided(observed.watch.branches(), frozen.graph)
         unknown = [branch for branch in branches if not branch.inputs]
+        hidden = undecided(uncounted(definition.module), frozen.graph)
         rounding = Rounding(definition.module)
-        batching = _batching(frozen, signature, definition, observed, rounding, unknown=unknown)
+        batching = _batching(
+            frozen, signature, definition, observed, rounding, unknown=unknown, hidden=hidden
+        )
         found: Layers | None = None
         if method == "script":
             progress("forward hooks")
@@ -151,6 +160,7 @@ def export_model(
         gradients, warning = check_gradients(loaded, definition, observed, names)
         notes = (
             *_notes(definition, observed, found, unknown),
+            *_hidden_notes(hidden),
             *_refusals(loaded, definition, observed),
         )
         certificate = Certificate(
@@ -298,6 +308,7 @@ def _batching(
     rounding: Rounding,
     *,
     unknown: Sequence[Branch],
+    hidden: Sequence[Branch],
 ) -> Batching:
     measured = rows.measure(frozen, signature, observed.cases, rounding)
     if measured.independent:
@@ -310,6 +321,13 @@ def _batching(
             False,
             1,
             f"no input took {unknown[0]}, so whether rows influence each other there is not known",
+        )
+    if measured.independent and hidden:
+        measured = Batching(
+            False,
+            1,
+            f"{hidden[0].condition} is in a part that was scripted before, where it is not known "
+            "which way an input took; without torch.jit.script in build() that is counted",
         )
     declared = definition.batching
     if declared is None or declared.independent == measured.independent:
@@ -325,6 +343,14 @@ def _batching(
         f"the model file decides so ({declared.reason}) against what was measured: "
         f"{measured.reason}",
     )
+
+
+def _hidden_notes(hidden: Sequence[Branch]) -> list[str]:
+    return [
+        f"{branch.condition} is in a part that was scripted before: whether an input took each way "
+        "of it is not known"
+        for branch in hidden[:_LINES_NAMED]
+    ]
 
 
 def _branch_notes(unknown: Sequence[Branch]) -> list[str]:

@@ -14,6 +14,7 @@ import typing
 from typing import Any, Final
 
 from torch import Tensor, nn
+from torch.jit import ScriptModule
 
 from engine import PREFIX
 
@@ -35,7 +36,7 @@ _NESTS_ROWS: Final = "_nested_tensor_from_mask"
 def opens(kind: type[nn.Module]) -> bool:
     """Tell whether a kind of layer skips the layers inside it unless it is opened."""
     # Attention has a fused form as well, and no layer inside that it would otherwise call.
-    if issubclass(kind, nn.MultiheadAttention):
+    if issubclass(kind, (nn.MultiheadAttention, ScriptModule)):
         return False
     try:
         source = inspect.getsource(kind.forward)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from export.definition import Definition
 from export.errors import ExportError
 
-__all__ = ["refuse_change", "refuse_writes", "state"]
+__all__ = ["refuse_assignments", "refuse_change", "refuse_writes", "state"]
 
 _HINT: Final = "keep no state between calls, or leave that part outside the exported module"
 _PLAIN: Final = (bool, int, float, str, type(None))
@@ -70,6 +70,22 @@ def _equal(old: Any, new: Any) -> bool:
     return bool(old == new)
 
 
+def refuse_assignments(module: Any, definition: Definition) -> None:
+    """Refuse a graph that assigns to attributes of the module while it runs.
+
+    Args:
+        module: the scripted module, not frozen.
+        definition: for the message.
+
+    Raises:
+        ExportError: names the attribute and the line.
+    """
+    for node in module.inlined_graph.findAllNodes("prim::SetAttr", recurse=True):
+        # `with torch.no_grad()` keeps its state in an object of its own, made anew in each call.
+        if ".grad_mode." not in str(next(node.inputs()).type()):
+            raise _refusal("assigns to its own attribute", node, definition)
+
+
 def refuse_writes(frozen: Any, definition: Definition) -> None:
     """Refuse a graph that writes in place to the module's own tensors or containers.
 
@@ -86,10 +102,14 @@ def refuse_writes(frozen: Any, definition: Definition) -> None:
     aliases = frozen.graph.alias_db()
     for node in frozen.graph.findAllNodes("prim::GetAttr", recurse=True):
         if aliases.has_writers(node.output()):
-            place = re.search(r'File "([^"]+)", line (\d+)', node.sourceRange())
-            raise ExportError(
-                f"the module writes to its own {node.s('name')!r} when it runs, be it for some "
-                "inputs only, so that one request's answer could depend on the ones before",
-                where=f"{place[1]}:{place[2]}" if place else str(definition.source),
-                hint=_HINT,
-            )
+            raise _refusal("writes to its own", node, definition)
+
+
+def _refusal(does: str, node: Any, definition: Definition) -> ExportError:
+    place = re.search(r'File "([^"]+)", line (\d+)', node.sourceRange())
+    return ExportError(
+        f"the module {does} {node.s('name')!r} when it runs, be it for some inputs only, so that "
+        "one request's answer could depend on the ones before",
+        where=f"{place[1]}:{place[2]}" if place else str(definition.source),
+        hint=_HINT,
+    )

@@ -5,18 +5,18 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.jit import TracerWarning  # type: ignore[attr-defined]
-from torch.nn.utils.parametrize import is_parametrized
 
 from export.custom_functions import function_calls
 from export.definition import Definition
 from export.errors import ExportError
+from export.refusals import hook_at_fault
 
-__all__ = ["Compiled", "Method", "compile_module", "refuse_state", "save"]
+__all__ = ["Compiled", "Method", "compile_module", "save"]
 
 Method = Literal["script", "trace"]
 
@@ -29,6 +29,19 @@ _REWRITE: Final = (
 
 # What the compiler says → what to do. Searched in order in the text of its error.
 _HINTS: Final = (
+    (
+        r"'Tensor' object has no attribute or method 'bool'",
+        "TorchScript has no Tensor.bool(): write .to(torch.bool)",
+    ),
+    (
+        r"'Tensor' object has no attribute or method 'bfloat16'",
+        "TorchScript has no Tensor.bfloat16(): write .to(torch.bfloat16)",
+    ),
+    (
+        r"'Tensor' object has no attribute or method",
+        "a tensor has fewer methods in TorchScript than in Python, and nothing of NumPy: write it "
+        "with functions of torch",
+    ),
     (
         r"Variable 'hx' previously had type",
         "TorchScript compiles nn.LSTM, nn.GRU and nn.RNN under their own names only: keep one as "
@@ -98,47 +111,10 @@ def compile_module(definition: Definition, method: Method) -> Compiled:
     """
     try:
         if method == "script":
-            _refuse_parametrizations(definition)
             return Compiled(torch.jit.script(definition.module))
         return _trace(definition.module, definition.examples[0])
-    except ExportError:
-        raise
     except Exception as error:
-        raise _compile_error(error, definition) from error
-
-
-def _refuse_parametrizations(definition: Definition) -> None:
-    # The compiler's own words would be "integer modulo by zero".
-    for name, part in definition.module.named_modules():
-        if is_parametrized(part):
-            tensor = next(iter(part.parametrizations))
-            raise ExportError(
-                f"layer {name or 'of the whole module'} computes its {tensor} anew in each call "
-                "(torch.nn.utils.parametrize), which TorchScript cannot compile",
-                where=str(definition.source),
-                hint="in build(), after loading the weights: "
-                f"parametrize.remove_parametrizations(layer, {tensor!r})",
-            )
-
-
-def refuse_state(module: torch.jit.ScriptModule, definition: Definition) -> None:
-    """Refuse a graph that assigns to attributes of the module while it runs.
-
-    Raises:
-        ExportError: names the line.
-    """
-    graph: Any = module.inlined_graph
-    for node in graph.findAllNodes("prim::SetAttr", recurse=True):
-        # `with torch.no_grad()` keeps its state in an object of its own, made anew in each call.
-        if ".grad_mode." in str(next(node.inputs()).type()):
-            continue
-        place = re.search(r'File "([^"]+)", line (\d+)', node.sourceRange())
-        raise ExportError(
-            f"the module assigns to its own attribute {node.s('name')!r} when it runs, so that one "
-            "request's answer could depend on the ones before",
-            where=f"{place[1]}:{place[2]}" if place else str(definition.source),
-            hint="keep no state between calls, or leave that part outside the exported module",
-        )
+        raise hook_at_fault(definition, str(error)) or _compile_error(error, definition) from error
 
 
 def save(module: torch.jit.ScriptModule, path: Path, definition: Definition) -> None:
@@ -162,7 +138,7 @@ def _trace(module: nn.Module, example: Sequence[Tensor]) -> Compiled:
     for warning in caught:
         # torch's own layers check shapes that way, which parity verifies; the user's code branches.
         own = Path(warning.filename).is_relative_to(_TORCH)
-        if not own and "Converting a tensor to a Python" in str(warning.message):
+        if not own and "Converting a tensor to a" in str(warning.message):
             baked = ExportError(
                 "tracing baked in a value that depends on the data: "
                 + str(warning.message).partition(".")[0],
@@ -181,9 +157,17 @@ def _compile_error(error: Exception, definition: Definition) -> ExportError:
     # The first frame is where the compiler stopped; the ones after it called that code.
     place = re.search(r'File "([^"]+)", line (\d+)', text)
     where = f"{place[1]}:{place[2]}" if place else str(definition.source)
-    if _REWRITE in hint:
+    if _REWRITE in hint or _takes_one_tensor(definition, text, where):
         return _function_error(definition, text, what, where, hint)
     return ExportError(f"TorchScript refuses: {what.rstrip(':')}", where=where, hint=hint)
+
+
+def _takes_one_tensor(definition: Definition, text: str, where: str) -> bool:
+    """Tell whether the compiler stopped at a Function's call, which it takes for one tensor."""
+    if not re.search(r"actually of type Tensor|Tensor cannot be used as a tuple", text):
+        return False
+    calls = function_calls(definition.module)
+    return any(call.where == where or call.outputs > 1 for call in calls)
 
 
 def _function_error(
