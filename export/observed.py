@@ -141,7 +141,7 @@ def check(
             wanted,
             [tensor for _, tensor in flat],
             [name or "output" for name, _ in flat],
-            partial(rounding, case, wanted),
+            partial(rounding, case),
         )
         if not difference.equal:
             raise ExportError(f"the observed graph differs: {difference.detail}", where=where)

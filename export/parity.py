@@ -122,7 +122,7 @@ def _compare_all(
         else:
             by_path = dict(actual)
             ordered = [by_path[path] for path in reference.paths if path in by_path]
-            noise = partial(rounding, reference.cases[number], expected)
+            noise = partial(rounding, reference.cases[number])
             difference = compare(expected, ordered, names, noise)
             largest = max(largest, difference.largest)
             detail = difference.detail
@@ -165,7 +165,7 @@ def _mismatch(
         paths = [path for path, _ in wanted]
         ordered = [got[path] for path in paths if path in got]
         expected = [own for _, own in wanted]
-        noise = partial(rounding, case, expected)
+        noise = partial(rounding, case)
         return compare(expected, ordered, [p or "output" for p in paths], noise).detail
 
     case = reference.cases[number]

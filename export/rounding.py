@@ -7,7 +7,6 @@ of random perturbation, as in CADNA's stochastic arithmetic (Vignes, 1993).
 """
 
 import copy
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -33,13 +32,16 @@ class Rounding:
         self._module = module
         self._copies: list[Any] | None = None
 
-    def __call__(self, case: Example, answers: Sequence[Tensor]) -> list[Tensor]:
-        """Return, for each answer, how far each of its values moved, float64.
+    def __call__(self, case: Example) -> list[Tensor]:
+        """Return, for each of the module's flat outputs, how far each value moved, float64.
 
-        Args:
-            case: an input.
-            answers: the module's flat outputs for it.
+        Nothing is returned where the module raises.
         """
+        # Its own answers, not those that it is compared with: what is to be found is no noise.
+        try:
+            answers = [tensor for _, tensor in answer(self._module, case)]
+        except Exception:
+            return []
         noise = [torch.zeros(tensor.shape, dtype=torch.float64) for tensor in answers]
         for seed, module in enumerate(self._moved()):
             generator = torch.Generator().manual_seed(seed)

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -206,10 +207,7 @@ def _moved(
             continue
         own = [tensor[position : position + 1] for tensor in together]
 
-        def noise(row: Example = row, expected: list[Tensor] = expected) -> list[Tensor]:
-            return rounding(row, expected)
-
-        difference = compare(expected, own, names, noise)
+        difference = compare(expected, own, names, partial(rounding, row))
         if not difference.equal:
             return f"a row's answer changed: {difference.detail}"
     return ""

@@ -184,9 +184,7 @@ def _parity(module: Any, subject: _Subject) -> str:
     largest = 0.0
     for case, expected in zip(subject.cases, subject.answers, strict=True):
         actual = [tensor for _, tensor in answer(module, case)]
-        difference = compare(
-            expected, actual, subject.names, partial(subject.rounding, case, expected)
-        )
+        difference = compare(expected, actual, subject.names, partial(subject.rounding, case))
         if not difference.equal:
             raise _Fell(difference.detail)
         largest = max(largest, difference.largest)
@@ -209,7 +207,7 @@ def _activations(subject: _Subject) -> str:
             expected,
             [leaf for _, leaf in leaves(result)],
             subject.names,
-            partial(subject.rounding, case, expected),
+            partial(subject.rounding, case),
         )
         if not difference.equal:
             raise _Fell(f"the observed graph: {difference.detail}")

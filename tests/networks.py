@@ -1,5 +1,6 @@
 """Networks of the kinds people serve, to look inside of. None of them is an example model."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -173,21 +174,29 @@ SHAPES = {
 def definition(kind: type[nn.Module], rows: int = 6) -> Definition:
     """Define one of the networks, with random weights that are always the same."""
     with torch.random.fork_rng():
-        torch.manual_seed(3)
+        module = _module(kind)
         examples = [torch.randn(count, *SHAPES[kind]) for count in (rows, 1, 3)]
-    return define(kind, *examples)
+    return _definition(module, examples)
 
 
 def define(kind: type[nn.Module], *examples: Tensor) -> Definition:
-    """Define a network of one input, with random weights that are always the same."""
+    """Define any network of one input, with random weights that are always the same."""
     with torch.random.fork_rng():
-        torch.manual_seed(3)
-        module = kind().eval()
-        for name, buffer in module.named_buffers():
-            if "running" in name:
-                buffer.uniform_(0.5, 1.5)
+        return _definition(_module(kind), examples)
+
+
+def _module(kind: type[nn.Module]) -> nn.Module:
+    torch.manual_seed(3)
+    module = kind().eval()
+    for name, buffer in module.named_buffers():
+        if "running" in name:
+            buffer.uniform_(0.5, 1.5)
+    return module
+
+
+def _definition(module: nn.Module, examples: Sequence[Tensor]) -> Definition:
     return Definition(
-        name=kind.__name__,
+        name=type(module).__name__,
         version="1.0",
         description="",
         source=Path(__file__),

@@ -343,7 +343,7 @@ def test_rows_that_depend_on_each_other_are_found(tmp_path, name):
         (
             "if x.sum() > 1e30:\n            self.n = 1\n        return x",
             "self.n = 0",
-            "assigns to its own attribute 'n'",
+            "'n' when it runs",
         ),
         (
             'return {"a": x} if x.sum() > 0 else {"b": x}',
