@@ -63,7 +63,7 @@ def reference(definition: Definition, cases: Iterable[Example]) -> Reference:
         ExportError: the module raises on one of its own examples, answers the same input
             differently the second time, or returns what cannot be served.
     """
-    watch = BranchWatch(definition.module)
+    watch = BranchWatch()
     before = state(definition.module)
     paths: list[str] = []
     kept: list[Example] = []

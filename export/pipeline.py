@@ -117,7 +117,8 @@ def export_model(
         progress("row independence")
         frozen = plain_graph(torch.jit.load(str(module_path)))
         refuse_writes(frozen, definition)
-        branches = undecided(observed.watch.branches(), frozen.graph)
+        graph = frozen.graph if method == "script" else None
+        branches = undecided(observed.watch.branches(), graph)
         unknown = [branch for branch in branches if not branch.inputs]
         hidden = undecided(uncounted(definition.module), frozen.graph)
         rounding = Rounding(definition.module)
@@ -151,10 +152,10 @@ def export_model(
         loaded = torch.jit.load(str(module_path))
         checks = verified.checks
         if found is not None:
-            graph = observed_graph(loaded, [layer for layer in found.hooked if layer.chosen])
+            looked = observed_graph(loaded, [layer for layer in found.hooked if layer.chosen])
             if found.hooked:
-                checks += (check_observed(graph, found.hooked, definition, observed, rounding),)
-            seen = baseline.measure(graph, found.hooked, definition, row_axis=signature.row_axis)
+                checks += (check_observed(looked, found.hooked, definition, observed, rounding),)
+            seen = baseline.measure(looked, found.hooked, definition, row_axis=signature.row_axis)
             seen.write(folder)
         progress("gradients")
         gradients, warning = check_gradients(loaded, definition, observed, names)
