@@ -48,6 +48,9 @@ _CHANGES_LENGTH: Final = {
     *("aten::append", "aten::extend", "aten::insert", "aten::pop", "aten::remove", "aten::clear"),
 }
 
+_CHANGES: Final = {*_CHANGES_LENGTH, "aten::_set_item"}
+_PLAIN: Final = {"BoolType", "IntType", "FloatType", "StringType", "NoneType"}
+
 # What comes between a value and the jump on it, for Python's own ends.
 _COPIES: Final = {"COPY", "NOP", "TO_BOOL"}
 
@@ -317,12 +320,15 @@ def undecided(branches: Iterable[Branch], graph: Any | None) -> list[Branch]:
 
 
 def _may_depend(branches: list[Branch]) -> set[SourceCondition]:
-    # A loop that has a round for some size has one for all, but for none at all.
+    # What was never reached lies behind an untaken way that is named, or that no input takes.
+    reached = {one.source for one in branches if one.inputs}
+    # A loop that has a round for one input mostly has one for all: its body is not unverified.
     bodies = {one.source for one in branches if one.source.loop and one.when and not one.inputs}
     return {
         one.source
         for one in branches
-        if not one.source.fixed
+        if one.source in reached
+        and not one.source.fixed
         and one.source.when_none is None
         and (not one.source.loop or one.source in bodies)
     }
@@ -370,41 +376,52 @@ class _Decided:
 
     def __init__(self, graph: Any) -> None:
         self._inputs = {value.debugName() for value in graph.inputs()}
+        self._numbers: dict[str, bool] = {}
 
     def condition(self, value: Any) -> bool:
         """Whether a condition is; not if it is computed from values or sizes."""
         node = value.node()
         if node.kind() in _IS_NONE:
             return all(map(self._none, node.inputs()))
+        if node.kind() == "prim::Param":
+            # Only tensors are inputs; what else has a default keeps it.
+            return self._is_input(value) and value.type().kind() in _PLAIN
         if node.kind() == "aten::len":
-            return bool(node.inputsAt(0).node().kind() == "aten::size")
+            return self._length(node.inputsAt(0))
         if node.kind() in _DECIDED:
             return True
-        return node.kind() in _COMPUTED and all(map(self.condition, _sources(node)))
+        return node.kind() in _COMPUTED and all(map(self.condition, _sources(value)))
 
     def _none(self, value: Any) -> bool:
         """Whether it is decided that something is None."""
         node = value.node()
         if node.kind() == "prim::Param":
-            return value.debugName() in self._inputs
+            return self._is_input(value)
         if node.kind() == "prim::If":
-            # Either None or not, as the condition says.
-            outs = [list(block.outputs())[value.offset()] for block in node.blocks()]
-            return self.condition(node.inputsAt(0)) and all(map(self._none, outs))
+            decides, *outs = _sources(value)
+            return self.condition(decides) and all(map(self._none, outs))
         return node.kind() == "prim::Constant" or bool(value.type().kind() != "OptionalType")
 
     def number(self, value: Any) -> bool:
         """Whether a number is, or depends on sizes alone."""
+        name = value.debugName()
+        if name not in self._numbers:
+            self._numbers[name] = self._number(value)
+        return self._numbers[name]
+
+    def _number(self, value: Any) -> bool:
         node = value.node()
         if node.kind() == "prim::Constant":
             return True
         if node.kind() in _SIZES:
             return self._size(node.inputsAt(0))
-        if node.kind() == "prim::Param" or not list(node.inputs()):
+        if node.kind() == "prim::Param":
+            return self._is_input(value)
+        if not list(node.inputs()) or any(use.user.kind() in _CHANGES for use in value.uses()):
             return False
         if any(part.type().kind() == "TensorType" for part in node.inputs()):
             return node.kind() in _DECIDED
-        return all(map(self.number, _sources(node)))
+        return all(map(self.number, _sources(value)))
 
     def _size(self, value: Any) -> bool:
         """Whether a tensor's or list's size depends on the sizes of the inputs alone."""
@@ -416,7 +433,7 @@ class _Decided:
             met.add(one.debugName())
             if one.node().kind() in _VARYING or not all(map(self._adds, one.uses())):
                 return False
-            for part in _sources(one.node()):
+            for part in _sources(one):
                 if part.type().kind() in {"IntType", "BoolType"}:
                     if not self.number(part) and part.node().kind() != "prim::If":
                         return False
@@ -424,20 +441,36 @@ class _Decided:
                     waiting.append(part)
         return True
 
-    def _adds(self, use: Any) -> bool:
+    def _length(self, value: Any) -> bool:
+        """Whether a list has the same length for all inputs, whatever their sizes."""
+        if value.node().kind() == "aten::size":
+            return True
+        known = value.node().kind() == "prim::ListConstruct"
+        return known and all(self._adds(use, in_loops=False) for use in value.uses())
+
+    def _adds(self, use: Any, *, in_loops: bool = True) -> bool:
         """Whether a use leaves a list's length alone, or changes it the same for all inputs."""
         if use.user.kind() not in _CHANGES_LENGTH or use.offset:
             return True
         block = use.user.owningBlock()
         while (owner := block.owningNode()) is not None:
-            if not (owner.kind() == "prim::Loop" or self.condition(owner.inputsAt(0))):
+            loop = owner.kind() == "prim::Loop"
+            if not (in_loops if loop else self.condition(owner.inputsAt(0))):
                 return False
             block = owner.owningBlock()
         return True
 
+    def _is_input(self, value: Any) -> bool:
+        return value.debugName() in self._inputs
 
-def _sources(node: Any) -> list[Any]:
-    return [*node.inputs(), *(out for block in node.blocks() for out in block.outputs())]
+
+def _sources(value: Any) -> list[Any]:
+    """Return what a value is computed from; of an `if`, its condition and then either result."""
+    node = value.node()
+    blocks = [list(block.outputs()) for block in node.blocks()]
+    if node.kind() == "prim::If":
+        return [*node.inputs(), *(outs[value.offset()] for outs in blocks)]
+    return [*node.inputs(), *(out for outs in blocks for out in outs)]
 
 
 def conditions(branches: Iterable[Branch]) -> tuple[Condition, ...]:

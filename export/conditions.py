@@ -257,9 +257,21 @@ class _Names:
                     if isinstance(part, ast.Name):
                         self._add(part.id, value)
                         told.add(part)
+        if getattr(function, "name", "") == "forward":
+            # The inputs of a served module are tensors: what has another default keeps it.
+            named = [*function.args.posonlyargs, *function.args.args]
+            defaults = function.args.defaults
+            pairs = [
+                *zip(named[len(named) - len(defaults) :], defaults, strict=True),
+                *zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True),
+            ]
+            for argument, default in pairs:
+                if isinstance(default, ast.Constant) and default.value is not None:
+                    self._add(argument.arg, default)
+                    told.add(argument)
         for node in ast.walk(function):
             match node:
-                case ast.arg(arg=name):
+                case ast.arg(arg=name) if node not in told:
                     self._add(name, None)
                 case ast.Name(id=name, ctx=ast.Store() | ast.Del()) if node not in told:
                     self._add(name, None)

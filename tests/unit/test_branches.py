@@ -1,6 +1,7 @@
 """What the inputs of an export reach, and what happens where they do not."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,219 @@ def test_a_graph_without_the_branch_has_nothing_undecided():
     never = watched(Never(), torch.zeros(1, 5)).never()
     plain = torch.jit.freeze(torch.jit.script(nn.Linear(5, 3).eval()))
     assert undecided(never, plain.graph) == []
+
+
+def shift(x: Tensor) -> Tensor:
+    if bool((x == -999.0).any()):
+        x = x + 1
+    return x
+
+
+class Helper(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.one(shift(x))
+
+
+class Both(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        if bool(x[0, 0] > 0) and bool(x[0, 1] == 0.12345):
+            return self.two(x)
+        return self.one(x)
+
+
+class While(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        while bool((x == 0.12345).any()):
+            x = x - x.mean(0)
+        return self.one(x)
+
+
+class Rounds(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        n = int((x == 0.12345).sum())
+        for _ in range(n):
+            x = x - x.mean(0)
+        return self.one(x)
+
+
+class Comprehension(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        rows = [float(v) for v in x[:, 0]]
+        factors = [2.0 if v == 0.12345 else 1.0 for v in rows]
+        return self.one(x) * max(factors)
+
+
+class Kept(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        kept = x[x[:, 0] > 0.12345]
+        total = torch.zeros(3)
+        for i in range(kept.size(0)):
+            total = total + self.one(kept[i])
+        return self.two(x) + total
+
+
+class Chain(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(x) if -9 < float(x[0, 0]) < -8.999 else self.one(x)
+
+
+class Bounded(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        x, n = x.clamp(-9, 9), 0
+        while bool(x.abs().max() > 1) and n < 1000:
+            x = x / 2
+            n += 1
+        return self.one(x)
+
+
+class NotIn(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        if not int(x[0, 0] * 0) in [0]:  # noqa: E713
+            return self.two(x)
+        return self.one(x)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Helper, "(`if bool((x == -999.0).any()):`) when that is true"),
+        (Both, "(`bool(x[0, 1] == 0.12345)`) when that is true"),
+        (While, "(`while bool((x == 0.12345).any()):`) when that is true"),
+        (Rounds, "(`for _ in range(n):` has a round) when that is true"),
+        (Comprehension, "(`v == 0.12345`) when that is true"),
+        (Chain, "(`float(x[0, 0]) < -8.999`) when that is true"),
+        (Bounded, "(`n < 1000`) when that is false"),
+    ],
+)
+def test_every_form_of_a_condition_is_watched(tmp_path, kind, words):
+    certificate = export_model(define(kind), tmp_path).certificate
+    [note] = [note for note in certificate.notes if "no input took" in note]
+    assert words in note
+    assert note.count("when that is") == 1
+    assert not certificate.batching.independent
+
+
+def never(module, *inputs):
+    """What no input took, each as in a note, without its place."""
+    return [re.sub(r"^.*?\(", "(", str(way)) for way in watched(module, *inputs).never()]
+
+
+def test_not_in_is_the_right_way_round():
+    assert never(NotIn(), ONES) == ["(`if not int(x[0, 0] * 0) in [0]:`) when that is true"]
+
+
+def kept(module, *inputs):
+    """What the scripted graph decides of what no input took."""
+    graph = torch.jit.freeze(torch.jit.script(module.eval())).graph
+    return [way for way in undecided(watched(module, *inputs).branches(), graph) if not way.inputs]
+
+
+def test_a_loop_over_as_many_as_the_values_say_is_a_branch():
+    [way] = kept(Kept(), ONES)
+    assert not way.when
+    assert kept(Kept(), ONES, -ONES) == []
+
+
+class Ordinary(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.token: Tensor | None = None
+        self.layers = nn.ModuleList([self.one, self.two])
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, scale: float = 2.0, causal: bool = False
+    ) -> Tensor:
+        if mask is not None:
+            x = x * mask
+        if causal or mask is not None:
+            x = x + 1
+        if self.token is not None and bool(x.sum() > -1e30):
+            x = x + self.token
+        rows = [float(v) for v in x[:, 0]]
+        for row in rows:
+            x = x + row
+        for layer in self.layers:
+            x = x + layer(x).sum() * 0
+        if x.ndim - 1 == 2 or len(x.shape) > 2:
+            x = x[0]
+        with torch.no_grad():
+            return self.one(x) * scale
+
+
+class Parts(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        parts: list[Tensor] = []
+        if not self.skip:
+            parts.append(x)
+        if len(parts) > 0:
+            x = torch.cat(parts)
+        kept: list[Tensor] = []
+        if bool(x[0, 0] == 0.12345):
+            kept.append(x)
+        if len(kept) > 0:
+            x = torch.cat(kept)
+        return self.one(x)
+
+
+def test_the_length_of_a_list_is_a_branch_where_an_input_decides_it():
+    assert [way.source.text for way in kept(Parts(), ONES)] == [
+        "if bool(x[0, 0] == 0.12345):",
+        "if len(kept) > 0:",
+    ]
+
+
+def test_what_attributes_types_defaults_and_sizes_decide_is_no_branch():
+    assert kept(Ordinary(), ONES) == []
+    assert undecided(watched(Ordinary(), ONES).branches(), None) == []
+
+
+class ByNone(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        best: Tensor | None = None
+        if bool(x[0, 0] == 0.12345):
+            best = x
+        if best is not None:
+            x = x + best
+        return self.one(x)
+
+
+def test_none_that_an_input_decides_is_a_branch_the_right_way_round():
+    first, second = kept(ByNone(), ONES)
+    assert str(second).endswith("(`if best is not None:`) when that is true")
+    assert first.when
+
+
+def test_an_untaken_way_is_no_part_of_a_trace(tmp_path):
+    class Equal(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            if torch.equal(x[0], x[-1] * 1.0 + 0.25):
+                return self.two(x)
+            return self.one(x)
+
+    certificate = export_model(define(Equal), tmp_path, "trace").certificate
+    [note] = [note for note in certificate.notes if "no input took" in note]
+    assert "when that is true" in note
+
+
+def test_copies_of_a_condition_are_one_and_long_jumps_are_seen():
+    lines = "".join(f"        x = x + {n}.5\n" for n in range(400))
+    text = f"def f(x):\n    if x > 0:\n{lines}    while x < 0 and x != -3:\n        x = x + 1\n"
+    values: dict = {}
+    exec(text, values)
+    ways = watched(values["f"], 1, -2, -3.5, -5).branches()
+    # Without a source the two tests of `while` are known by where they are.
+    assert [way.inputs for way in ways] == [3, 1, 3, 3, 1, 3]
+    assert str(ways[0]) == "<string>:2 (`the condition in column 8`) when that is false"
+
+
+def test_only_what_may_be_compiled_is_watched():
+    def run(x):
+        re.sub(r"a|b", lambda found: "c", "abc")
+        return nn.functional.dropout(x, 0.5, training=False)
+
+    files = {way.source.file for way in watched(run, ONES).branches()}
+    assert files <= {__file__}
+    assert sys.gettrace() is None or "coverage" in sys.modules
 
 
 MODEL_FILE = """
