@@ -23,7 +23,7 @@ import torch
 from export.conditions import Source, SourceCondition, Span
 from formats.certificate import Condition
 
-__all__ = ["Branch", "BranchWatch", "conditions", "undecided"]
+__all__ = ["Branch", "BranchWatch", "conditions", "open_places", "undecided"]
 
 # What the signature decides: rank, dtype and device.
 _DECIDED: Final = {
@@ -334,7 +334,8 @@ def _may_depend(branches: list[Branch]) -> set[SourceCondition]:
     }
 
 
-def _in_graph(branches: list[Branch], graph: Any) -> set[SourceCondition]:
+def open_places(graph: Any) -> dict[bool, set[tuple[str, int, int]]]:
+    """Return where a graph's undecided conditions come from: file, line, column; loops by True."""
     decided = _Decided(graph)
     places: dict[bool, set[tuple[str, int, int]]] = {False: set(), True: set()}
     for node in graph.findAllNodes("prim::If", recurse=True):
@@ -346,6 +347,12 @@ def _in_graph(branches: list[Branch], graph: Any) -> set[SourceCondition]:
             places[False] |= _place(node)
         if not decided.number(node.inputsAt(0)):
             places[True] |= _place(node)
+    return places
+
+
+def _in_graph(branches: list[Branch], graph: Any) -> set[SourceCondition]:
+    decided = _Decided(graph)
+    places = open_places(graph)
     optional = set()
     for kind in _IS_NONE:
         for node in graph.findAllNodes(kind, recurse=True):

@@ -120,7 +120,7 @@ def export_model(
         graph = frozen.graph if method == "script" else None
         branches = undecided(observed.watch.branches(), graph)
         unknown = [branch for branch in branches if not branch.inputs]
-        hidden = undecided(uncounted(definition.module), frozen.graph)
+        hidden = uncounted(definition.module, frozen.graph)
         rounding = Rounding(definition.module)
         batching = _batching(
             frozen, signature, definition, observed, rounding, unknown=unknown, hidden=hidden
@@ -309,7 +309,7 @@ def _batching(
     rounding: Rounding,
     *,
     unknown: Sequence[Branch],
-    hidden: Sequence[Branch],
+    hidden: Sequence[str],
 ) -> Batching:
     measured = rows.measure(frozen, signature, observed.cases, rounding)
     if measured.independent:
@@ -327,7 +327,7 @@ def _batching(
         measured = Batching(
             False,
             1,
-            f"{hidden[0].condition} is in a part that was scripted before, where it is not known "
+            f"{hidden[0]} is in a part that was scripted before, where it is not known "
             "which way an input took; without torch.jit.script in build() that is counted",
         )
     declared = definition.batching
@@ -346,11 +346,11 @@ def _batching(
     )
 
 
-def _hidden_notes(hidden: Sequence[Branch]) -> list[str]:
+def _hidden_notes(hidden: Sequence[str]) -> list[str]:
     return [
-        f"{branch.condition} is in a part that was scripted before: whether an input took each way "
+        f"{place} is in a part that was scripted before: whether an input took each way "
         "of it is not known"
-        for branch in hidden[:_LINES_NAMED]
+        for place in hidden[:_LINES_NAMED]
     ]
 
 

@@ -2,7 +2,6 @@
 
 import linecache
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,34 +9,42 @@ import torch
 from torch import nn
 from torch.jit import ScriptModule
 
-from export.branches import Branch
+from export.branches import open_places
 
 __all__ = ["uncounted"]
 
 _TORCH: Final = str(Path(torch.__file__).parent)
 
 
-def uncounted(module: nn.Module) -> list[Branch]:
-    """Return the ways out of every condition in the scripted parts of an eager module.
+def uncounted(module: nn.Module, graph: Any) -> list[str]:
+    """Return the conditions in the scripted parts of a module that its graph still decides.
 
-    None is known to have been taken; torch's own functions are left out, as they are elsewhere.
+    Those of torch's own functions are left out, as they are elsewhere, and those that only refuse.
+
+    Args:
+        module: the eager module.
+        graph: of the frozen one.
+
+    Returns:
+        Each with its place, e.g. "model.py:17 (`if x.sum() > 0:`)".
     """
-    found: dict[tuple[str, int], Branch] = {}
+    places = open_places(graph)
+    still = {place[:2] for ways in places.values() for place in ways}
+    found = {}
     for part in module.modules():
         if isinstance(part, ScriptModule) and part._c._has_method("forward"):
-            for node in _conditions(part.inlined_graph):
-                place = re.search(r'File "([^"]+)", line (\d+)', node.sourceRange())
-                if place is None or place[1].startswith(_TORCH) or _refuses(node):
-                    continue
-                file, line = place[1], int(place[2])
-                text = linecache.getline(file, line).strip()
-                found[file, line] = Branch(file, line, text, when=True, inputs=0, raises=False)
+            # Held, because its nodes end with it.
+            own: Any = part.inlined_graph
+            for kind in ("prim::If", "prim::Loop"):
+                for node in own.findAllNodes(kind, recurse=True):
+                    place = re.search(r'File "([^"]+)", line (\d+)', node.sourceRange())
+                    if place is None or place[1].startswith(_TORCH) or _refuses(node):
+                        continue
+                    file, line = place[1], int(place[2])
+                    if (file, line) in still:
+                        text = linecache.getline(file, line).strip()
+                        found[file, line] = f"{Path(file).name}:{line} (`{text}`)"
     return list(found.values())
-
-
-def _conditions(graph: Any) -> Iterator[Any]:
-    for kind in ("prim::If", "prim::Loop"):
-        yield from graph.findAllNodes(kind, recurse=True)
 
 
 def _refuses(node: Any) -> bool:

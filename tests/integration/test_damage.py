@@ -36,4 +36,4 @@ def test_one_flipped_byte_leaves_one_model_out(exported, tmp_path):
     log = (tmp_path / "server.log").read_text()
     assert "Left out: " in log
     assert "branch.mar is damaged: model.pt" in log
-    assert "token_lstm.mar has no MAR-INF/MANIFEST.json" in log
+    assert "token_lstm.mar is not a readable model archive" in log
