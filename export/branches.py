@@ -129,6 +129,8 @@ class BranchWatch:
         """Record what runs while the context lasts, for `keep`."""
         seen = Seen()
         before = sys.gettrace()
+        # From Python 3.12 on, tracing begins with steps only if a frame asked for them before.
+        sys._getframe().f_trace_opcodes = True
         sys.settrace(partial(self._on_call, seen))
         try:
             yield seen
