@@ -5,6 +5,7 @@ source. That code is the source of the scripted graph: its branches are the grap
 """
 
 import dis
+import math
 import re
 import sys
 import sysconfig
@@ -145,6 +146,15 @@ class BranchWatch:
     def is_new(self, seen: Seen) -> bool:
         """Whether an input went where none did before."""
         return not (seen.entered <= self._entered and seen.taken <= self._inputs.keys())
+
+    def constants(self) -> list[float]:
+        """Return the numbers in the functions that ran, sorted: what conditions compare with."""
+        found = set()
+        for code in self._entered:
+            for value in code.co_consts:
+                if type(value) in (int, float) and math.isfinite(value):
+                    found.add(float(value))
+        return sorted(found | {-number for number in found})
 
     def branches(self) -> list[Branch]:
         """Return the ways there are in functions that ran."""

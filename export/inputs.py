@@ -1,7 +1,8 @@
 """Inputs to verify with: the examples, and inputs made from them that take other paths."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from typing import Final
 
 import torch
@@ -17,6 +18,7 @@ Example = tuple[Tensor, ...]
 _EXAMPLES_VARIED: Final = 6
 _NOISE_DRAWS: Final = 8
 _LONGEST: Final = 4096  # values along an axis that is tried longer
+_LONGEST_SEARCHED: Final = 256
 
 
 def variants(definition: Definition) -> list[Example]:
@@ -97,23 +99,78 @@ def _with_one(tensor: Tensor, value: float | None, option: InputOptions) -> Tens
     return made
 
 
-def search(definition: Definition) -> Iterator[Example]:
-    """Draw inputs of all kinds without end: of any scale and shift, constant and sparse. Seeded."""
+def search(
+    definition: Definition, signature: Signature, constants: Callable[[], Sequence[float]]
+) -> Iterator[Example]:
+    """Draw inputs of all kinds without end: of any scale and shift, constant and sparse. Seeded.
+
+    Numbers that stand in the module's code come first, as sizes and then as values: it is there
+    that branches go one way or the other.
+
+    Args:
+        definition: has the examples that the inputs are made from, and their bounds.
+        signature: says which dimensions are free.
+        constants: returns the numbers in the code that has run so far.
+    """
     generator = torch.Generator().manual_seed(1)
     columns = list(zip(*definition.examples, strict=True))
     ranges = [
         None if column[0].is_floating_point() else _range(column, option)
         for column, option in zip(columns, definition.inputs, strict=True)
     ]
-    while True:
+    yield from _of_sizes(definition.examples[0], signature, constants())
+    for round_number in count():
+        known = constants()
         for example in definition.examples:
             made = []
             for tensor, option, span in zip(example, definition.inputs, ranges, strict=True):
                 if span is not None:
-                    made.append(_drawn(tensor, span, generator))
+                    drawn_one = _drawn(tensor, span, generator)
                 else:
-                    made.append(_bounded(_anything(tensor, generator), option))
+                    drawn_one = _bounded(_anything(tensor, generator), option)
+                if known and round_number % 2 == 0:
+                    constant = known[(round_number // 2) % len(known)]
+                    drawn_one = _bounded(_with_constant(drawn_one, constant, generator), option)
+                made.append(drawn_one)
             yield tuple(made)
+
+
+def _of_sizes(
+    example: Example, signature: Signature, constants: Sequence[float]
+) -> Iterator[Example]:
+    """Yield inputs whose free dimensions have the sizes of the constants, and one more or less."""
+    near = {int(number) + step for number in constants for step in (-1, 0, 1)}
+    first = 1 if signature.row_axis else 0
+    free = [
+        [axis for axis, size in enumerate(spec.shape) if size == -1 and axis >= first]
+        for spec in signature.inputs
+    ]
+    rows = [[0] if signature.row_axis else [] for _ in free]
+    for size in sorted(number for number in near if 0 < number <= _LONGEST_SEARCHED):
+        for axes in (rows, free):
+            if any(axes):
+                yield tuple(
+                    _resized(tensor, own, size) for tensor, own in zip(example, axes, strict=True)
+                )
+
+
+def _with_constant(tensor: Tensor, constant: float, generator: torch.Generator) -> Tensor:
+    """Return a tensor with one of its values, or a few, set to a number or just beyond it."""
+    if tensor.dtype == torch.bool:
+        return tensor
+    share, step = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+    beyond = (0.0, 0.0, 1.0, -1.0)[int(step * 4)]
+    value = constant + beyond * max(1.0, abs(constant) * 0.1)
+    if tensor.is_floating_point():
+        limit = torch.finfo(tensor.dtype).max
+    else:
+        limit = torch.iinfo(tensor.dtype).max
+        value = round(value)
+    chosen = torch.rand(tensor.shape, generator=generator) < share**3
+    if tensor.numel():
+        index = torch.randint(tensor.numel(), (1,), generator=generator)
+        chosen.view(-1)[index] = True
+    return tensor.masked_fill(chosen, min(max(value, -limit), limit))
 
 
 def _anything(tensor: Tensor, generator: torch.Generator) -> Tensor:

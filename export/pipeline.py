@@ -66,7 +66,8 @@ def eager_answers(definition: Definition) -> tuple[Signature, Reference]:
     """
     observed = reference(definition, variants(definition))
     signature = infer(definition, observed)
-    more = extended(definition, observed, drawn(definition, signature), search(definition))
+    searched = search(definition, signature, observed.watch.constants)
+    more = extended(definition, observed, drawn(definition, signature), searched)
     # Other inputs may show other shapes.
     return infer(definition, more), more
 

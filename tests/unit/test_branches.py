@@ -32,7 +32,7 @@ class Rare(Net):
 
 class Never(Net):
     def forward(self, x: Tensor) -> Tensor:
-        if x[0, 0] == 0.12345:
+        if x[0, 0].sin() == 0.12345:
             return self.two(x)
         return self.one(x)
 
@@ -117,7 +117,7 @@ def test_a_way_that_only_inputs_without_an_answer_took_is_not_verified(tmp_path)
 def test_what_was_never_taken_is_named():
     [branch] = watched(Never(), torch.zeros(1, 5)).never()
     assert str(branch).startswith("test_branches.py:")
-    assert str(branch).endswith("(`if x[0, 0] == 0.12345:`) when that is true")
+    assert str(branch).endswith("(`if x[0, 0].sin() == 0.12345:`) when that is true")
 
 
 def test_a_rare_branch_is_searched_for_and_found(tmp_path):
@@ -127,10 +127,27 @@ def test_a_rare_branch_is_searched_for_and_found(tmp_path):
     assert "a row's answer changed" in certificate.batching.reason
 
 
+class Sentinel(Net):
+    """Branches that only a number in the code, or a size near one, leads to."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if bool((x == -999.0).any()):
+            return self.two(x)
+        if x.size(0) > 37 and bool(x[0, 0] == 0.5):
+            return self.two(x) + 1
+        return self.one(x)
+
+
+def test_numbers_in_the_code_are_tried_as_values_and_as_sizes(tmp_path):
+    certificate = export_model(define(Sentinel), tmp_path).certificate
+    assert certificate.conditions[0].when_true > 0
+    assert certificate.conditions[1].when_true > 0
+
+
 def test_a_branch_that_nobody_took_is_neither_verified_nor_batched(tmp_path):
     certificate = export_model(define(Never), tmp_path).certificate
     [note] = [note for note in certificate.notes if "no input took" in note]
-    assert "x[0, 0] == 0.12345" in note
+    assert "x[0, 0].sin() == 0.12345" in note
     assert not certificate.batching.independent
     assert "whether rows influence each other there is not known" in certificate.batching.reason
 
@@ -179,7 +196,7 @@ def test_a_graph_without_the_branch_has_nothing_undecided():
 
 
 def shift(x: Tensor) -> Tensor:
-    if bool((x == -999.0).any()):
+    if bool((x.sin() == 0.777).any()):
         x = x + 1
     return x
 
@@ -191,21 +208,21 @@ class Helper(Net):
 
 class Both(Net):
     def forward(self, x: Tensor) -> Tensor:
-        if bool(x[0, 0] > 0) and bool(x[0, 1] == 0.12345):
+        if bool(x[0, 0] > 0) and bool(x[0, 1].sin() == 0.12345):
             return self.two(x)
         return self.one(x)
 
 
 class While(Net):
     def forward(self, x: Tensor) -> Tensor:
-        while bool((x == 0.12345).any()):
+        while bool((x.sin() == 0.12345).any()):
             x = x - x.mean(0)
         return self.one(x)
 
 
 class Rounds(Net):
     def forward(self, x: Tensor) -> Tensor:
-        n = int((x == 0.12345).sum())
+        n = int((x.sin() == 0.12345).sum())
         for _ in range(n):
             x = x - x.mean(0)
         return self.one(x)
@@ -251,9 +268,9 @@ class NotIn(Net):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        (Helper, "(`if bool((x == -999.0).any()):`) when that is true"),
-        (Both, "(`bool(x[0, 1] == 0.12345)`) when that is true"),
-        (While, "(`while bool((x == 0.12345).any()):`) when that is true"),
+        (Helper, "(`if bool((x.sin() == 0.777).any()):`) when that is true"),
+        (Both, "(`bool(x[0, 1].sin() == 0.12345)`) when that is true"),
+        (While, "(`while bool((x.sin() == 0.12345).any()):`) when that is true"),
         (Rounds, "(`for _ in range(n):` has a round) when that is true"),
         (Comprehension, "(`v == 0.12345`) when that is true"),
         (Chain, "(`float(x[0, 0]) < -8.999`) when that is true"),
@@ -323,7 +340,7 @@ class Parts(Net):
         if len(parts) > 0:
             x = torch.cat(parts)
         kept: list[Tensor] = []
-        if bool(x[0, 0] == 0.12345):
+        if bool(x[0, 0].sin() == 0.12345):
             kept.append(x)
         if len(kept) > 0:
             x = torch.cat(kept)
@@ -332,7 +349,7 @@ class Parts(Net):
 
 def test_the_length_of_a_list_is_a_branch_where_an_input_decides_it():
     assert [way.source.text for way in kept(Parts(), ONES)] == [
-        "if bool(x[0, 0] == 0.12345):",
+        "if bool(x[0, 0].sin() == 0.12345):",
         "if len(kept) > 0:",
     ]
 
@@ -345,7 +362,7 @@ def test_what_attributes_types_defaults_and_sizes_decide_is_no_branch():
 class ByNone(Net):
     def forward(self, x: Tensor) -> Tensor:
         best: Tensor | None = None
-        if bool(x[0, 0] == 0.12345):
+        if bool(x[0, 0].sin() == 0.12345):
             best = x
         if best is not None:
             x = x + best
