@@ -80,7 +80,8 @@ def refuse_assignments(module: Any, definition: Definition) -> None:
     Raises:
         ExportError: names the attribute and the line.
     """
-    for node in module.inlined_graph.findAllNodes("prim::SetAttr", recurse=True):
+    graph = module.inlined_graph  # held: its nodes end with it
+    for node in graph.findAllNodes("prim::SetAttr", recurse=True):
         # `with torch.no_grad()` keeps its state in an object of its own, made anew in each call.
         if ".grad_mode." not in str(next(node.inputs()).type()):
             raise _refusal("assigns to its own attribute", node, definition)
@@ -99,8 +100,9 @@ def refuse_writes(frozen: Any, definition: Definition) -> None:
     Raises:
         ExportError: names the attribute and the line.
     """
-    aliases = frozen.graph.alias_db()
-    for node in frozen.graph.findAllNodes("prim::GetAttr", recurse=True):
+    graph = frozen.graph
+    aliases = graph.alias_db()
+    for node in graph.findAllNodes("prim::GetAttr", recurse=True):
         if aliases.has_writers(node.output()):
             raise _refusal("writes to its own", node, definition)
 
