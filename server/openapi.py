@@ -134,7 +134,10 @@ def _posts(served: Served) -> Schema:
     return {
         f"/predictions/{name}": whole,
         f"/v1/models/{name}:predict": _post(what, ask, answer, example=served.sample),
-        f"/v2/models/{name}/infer": _post(what, infer, inferred, binary=(_RAW,)),
+        # Bytes without the protocol's header are an array, answered as one.
+        f"/v2/models/{name}/infer": _post(
+            what, infer, {"anyOf": [inferred, answer]}, binary=(_RAW,)
+        ),
     }
 
 

@@ -113,7 +113,10 @@ def _list(items: Schema) -> Schema:
 
 
 def _tensor(spec: TensorSpec) -> Schema:
-    shape = _SHAPE | {"minItems": len(spec.shape), "maxItems": len(spec.shape)}
+    sizes = [
+        {"const": size} if size >= 0 else {"type": "integer", "minimum": 1} for size in spec.shape
+    ]
+    shape = {"type": "array", "prefixItems": sizes, "minItems": len(sizes), "maxItems": len(sizes)}
     shape["description"] = f"{list(spec.shape)}, where -1 is any size"
     return _object(
         {
@@ -144,7 +147,7 @@ def _nested(spec: TensorSpec, shape: tuple[int, ...], answer: bool) -> Schema:
     schema: Schema = {"type": "array", "items": _nested(spec, tuple(rest), answer)}
     if size >= 0:
         return {**schema, "minItems": size, "maxItems": size}
-    return schema
+    return schema if answer else {**schema, "minItems": 1}
 
 
 def _element(spec: TensorSpec, answer: bool) -> Schema:

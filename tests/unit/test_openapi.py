@@ -81,6 +81,7 @@ ROW = {"a": [1, 2], "b": True}
         ({"inputs": {"a": [[1, 2], [3, 4]], "b": [True, False]}}, True),
         ({"instances": [ROW, ROW]}, True),
         ({"instances": []}, False),
+        ({"inputs": {"a": [], "b": []}}, False),
         ({"a": [1, 2]}, False),
         ({"a": [1, 10], "b": True}, False),
         ({"a": [1, 2.5], "b": True}, False),
@@ -91,6 +92,27 @@ ROW = {"a": [1, 2], "b": True}
 def test_requests_of_two_inputs(value, right):
     whole = document(Catalog([Served("two", "2.0", TWO)]), LIMIT)
     assert fits(whole, "two.request", value) is right
+
+
+@pytest.mark.parametrize(
+    ("shape", "right"),
+    [([1, 2], True), ([9, 2], True), ([0, 2], False), ([1, 3], False), ([2], False)],
+)
+def test_shapes_in_the_protocol(shape, right):
+    whole = document(Catalog([Served("two", "2.0", TWO)]), LIMIT)
+    inputs = [
+        {"name": "a", "datatype": "INT64", "shape": shape, "data": [1, 2]},
+        {"name": "b", "datatype": "BOOL", "shape": [1], "data": [True]},
+    ]
+    assert fits(whole, "two.infer.request", {"inputs": inputs}) is right
+
+
+def test_bytes_sent_to_infer_may_be_answered_as_an_array(examples):
+    answers = examples["paths"]["/v2/models/digits/infer"]["post"]["responses"]["200"]["content"]
+    names = [
+        one["$ref"].rpartition("/")[2] for one in answers["application/json"]["schema"]["anyOf"]
+    ]
+    assert names == ["digits.infer.answer", "digits.answer"]
 
 
 def test_answers_of_two_outputs():
