@@ -173,6 +173,8 @@ def test_sending_to_an_unknown_model(front, path):
     [
         ("GET", "/predictions/puppet", "POST, PUT"),
         ("DELETE", "/predictions/puppet", "POST, PUT"),
+        ("GET", "/predictions/puppet/1.0/more", "POST, PUT"),
+        ("GET", "/predictions/puppet/%2f", "POST, PUT"),
         ("GET", "/v2/models/puppet/infer", "POST"),
         ("PUT", "/v1/models/puppet:predict", "POST"),
         ("POST", "/v2/models/puppet", "GET, HEAD"),
@@ -192,6 +194,25 @@ def test_a_method_that_is_not_answered(front, method, path, allowed):
 def test_nothing_else_is_there(front, path):
     error(get(front, path), 404, "not_found")
     assert requests.options(f"{front.url}/", timeout=10).status_code == 404
+
+
+@pytest.mark.parametrize("target", [b"*", b"**", b"http://x", b"http://x/models"])
+def test_a_target_that_is_no_path(front, target):
+    answer = raw(front, b"POST " + target + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+    assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 404 ")), answer
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_a_path_may_come_with_the_host_as_to_a_proxy(front):
+    for target, body in ((b"/ping", b"Healthy"), (b"/v2/models/branch", b'"branch"')):
+        asked = b"GET http://x" + target + b" HTTP/1.1\r\nHost: x\r\n\r\n"
+        answer = raw(front, asked)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert body in answer
+    head = b"POST http://x/v2/models/puppet/versions/1.0/infer HTTP/1.1\r\nHost: x\r\n"
+    answer = raw(front, head + b"Content-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"hello")
 
 
 def test_encoded_paths_are_the_same_paths(front):
