@@ -131,7 +131,8 @@ def fault(sent: Sent, answer: HTTPResponse, body: bytes) -> str | None:
 def unreadable(sent: Sent) -> bool:
     """Whether a request is no HTTP at all, which HAProxy says in its own words."""
     odd = any(byte < 32 and byte != 9 for _, value in sent.headers for byte in value)
-    return odd or bool(sent.lie) or sent.method == "CONNECT" or len(sent.wire()) > 31_000
+    odd = odd or bool(sent.lie) or sent.path.startswith("?")
+    return odd or sent.method == "CONNECT" or len(sent.wire()) > 31_000
 
 
 class Run:
