@@ -27,8 +27,8 @@ PATHS = [
     "/predictions/{}?describe=true", "/predictions/{}?data=[1]", "/PING", "/ping/", "/ping?x=%",
     "/v2/models/\"/ready", "/predictions/%22%7d", "/v1/models/{}%3Apredict", "/v2/models/%2e%2e",
     "/predictions/" + "x" * 5000, "*",
-    "http://x/predictions/{}", "http://x", "http://x/models", "x", "?", "http://x/ping", "**",
-    "/predictions/{}/1.0/", "/predictions/{}/1.0/x",
+    "http://vitrine/predictions/{}", "http://vitrine", "http://vitrine/models", "x",
+    "/predictions/{}/1.0/", "/predictions/{}/1.0/x", "http://vitrine/ping", "?", "**",
     "/predictions/{}#", "/./ping", "/predictions/{};v=1", "/predictions\\{}", "/predictions/{}/%2f",
 ]  # fmt: skip
 HOSTILE = [
