@@ -38,7 +38,7 @@ HOSTILE = [
 NAMES = [
     "describe", "explain", "X-Correlation-Id", "traceparent", "X-Activations", "Accept",
     "Accept-Encoding", "Content-Type", "Content-Encoding", "Host", "Cookie", "Range", "Upgrade",
-    "X-Request-Id", "TE", "X_Under", "If-None-Match", "X-Gone", "Forwarded", "Authorization",
+    "X-Request-Id", "TE", "X_Under", "If-None-Match", "X-Gone", "Forwarded", "Expect",
     "Inference-Header-Content-Length", "Keep-Alive", "Trailer", "Via", "Content-Type: x",
 ]  # fmt: skip
 PIECES = [
@@ -240,6 +240,24 @@ def _lie(sent: Sent, rng: random.Random) -> None:
     sent.lie = rng.choice([-1, -7, 1, 50, 10**9])
 
 
+def _form(sent: Sent, rng: random.Random) -> None:
+    name = rng.choice([b"body", b"data", b"", b"x", b"describe"])
+    part = b'--b\r\nContent-Disposition: form-data; name="' + name + b'"'
+    part += rng.choice([b"", b'; filename="a.json"', b"\r\nContent-Type: application/json"])
+    forms = {
+        b"multipart/form-data; boundary=b": part + b"\r\n\r\n" + sent.body + b"\r\n--b--\r\n",
+        b"application/x-www-form-urlencoded": name + b"=" + sent.body,
+        b"multipart/form-data": sent.body,
+        b"application/grpc": b"\0" + struct.pack(">I", len(sent.body)) + sent.body,
+    }
+    kind = rng.choice(sorted(forms))
+    sent.headers = [pair for pair in sent.headers if pair[0].lower() != "content-type"]
+    sent.headers.append(("Content-Type", kind))
+    sent.body = forms[kind]
+    if rng.random() < 0.3:
+        rng.choice([_cut, _flip, _put])(sent, rng)
+
+
 def _chunked(sent: Sent, rng: random.Random) -> None:
     sent.chunked = True
 
@@ -247,5 +265,6 @@ def _chunked(sent: Sent, rng: random.Random) -> None:
 CHANGES: list[Callable[[Sent, random.Random], None]] = [
     _cut, _drop, _put, _put, _flip, _flip, _word, _word, _word, _deep, _random, _zipped,
     _huge_picture, _header, _header, _known_header, _known_header, _known_header, _twice, _many,
-    _length, _length, _method, _path, _path, _lie, _chunked, _chunked,
+    _length, _length, _method, _path, _path, _lie, _chunked, _chunked, _form,
+    _form,
 ]  # fmt: skip

@@ -254,6 +254,30 @@ def test_one_connection_serves_on_after_an_error(front):
         assert answer.text == "hello"
 
 
+def test_a_form_that_cannot_be_read(front):
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    error(front.post("/predictions/branch", data=b"%=%%x", headers=form), 400, "bad_request")
+
+
+def test_what_calls_itself_grpc_without_http2(front):
+    for path in ("/predictions/branch", "/v2/models/branch/infer"):
+        answer = front.post(path, data=b"\0" * 5, headers={"content-type": "application/grpc"})
+        error(answer, 415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize("value", [b"x", b"", b"100-continue, x", b"100-continue\r\nExpect: x"])
+def test_an_expectation_that_is_not_known_is_ignored(front, value):
+    answer = raw(front, POST + b"Expect: " + value + b"\r\nContent-Length: 5\r\n\r\nhello")
+    assert answer.startswith(b"HTTP/1.1 200 "), answer
+    assert answer.endswith(b"hello")
+
+
+def test_who_expects_to_continue_may(front):
+    answer = raw(front, POST + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\nhello")
+    assert answer.startswith(b"HTTP/1.1 100 ")
+    assert b"HTTP/1.1 200 " in answer
+
+
 # Sizes
 
 
