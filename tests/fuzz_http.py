@@ -173,7 +173,8 @@ class Run:
                 if turn % 4 == 0:
                     self._right(connection, sent, known, f"{self.seed}-{turn}")
                 else:
-                    self._wrong(connection, mutated(sent, rng))
+                    sent = mutated(sent, rng)
+                    self._wrong(connection, sent)
             except Exception as error:
                 connection.close()
                 self._report(f"{type(error).__name__}: {error}", sent, b"")
@@ -197,7 +198,7 @@ class Run:
             problem = None if unreadable(sent) else "no answer"
         else:
             problem = fault(sent, *got)
-            if got[0].status >= 400 and sent.method != "HEAD" and b'"code"' in got[1]:
+            if problem is None and got[0].status >= 400 and b'"code"' in got[1]:
                 what += " " + json.loads(got[1])["error"]["code"]
         with self.lock:
             self.statuses[what] += 1
