@@ -129,7 +129,9 @@ def _unpack(archive: Path, folder: Path) -> None:
         with zipfile.ZipFile(archive) as content:
             names = content.namelist()
             if FILE_NAME not in names:
-                raise ExportError(f"not an archive of Vitrine, or cut short: no {FILE_NAME}", where=str(archive))
+                raise ExportError(
+                    f"not an archive of Vitrine, or cut short: no {FILE_NAME}", where=str(archive)
+                )
             for name in names:
                 # What cannot be unpacked is missing, and the digests say so.
                 try:
@@ -139,7 +141,9 @@ def _unpack(archive: Path, folder: Path) -> None:
     except FileNotFoundError:
         raise ExportError("there is no such file", where=str(archive)) from None
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ExportError(f"not an archive of Vitrine, or cut short: {error}", where=str(archive)) from None
+        raise ExportError(
+            f"not an archive of Vitrine, or cut short: {error}", where=str(archive)
+        ) from None
 
 
 def _load(folder: Path, signature: Signature, certificate: Certificate) -> _Subject:
