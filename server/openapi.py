@@ -19,7 +19,7 @@ _ERRORS: Final = {
     406: ("NotAcceptable", "The answer cannot be had as Accept wants it."),
     413: ("TooLarge", "The body, or the answer, is larger than the configuration allows."),
     415: ("UnsupportedMediaType", "The body's type or coding is not understood."),
-    431: ("HeadersTooLarge", "More than 100 headers, or more than 16000 bytes of them."),
+    431: ("HeadersTooLarge", "More than 100 headers, 8000 bytes of them, or a path of 4000."),
     500: ("Internal", "A fault of the server or of the model."),
     502: ("NoAnswer", "TorchServe is not running, or broke off."),
     503: ("Unavailable", "The queue is full or the worker ended; Retry-After says when to try."),

@@ -309,6 +309,11 @@ def test_headers_that_are_too_many_or_too_large(front):
     error(get(front, "/ping", headers=many), 431, "headers_too_large")
     error(get(front, "/ping", headers={"x-long": "1" * 20_000}), 431, "headers_too_large")
     assert get(front, "/ping", headers={"x-long": "1" * 100_000}).status_code == 400
+    for size, status in ((7_500, 200), (8_500, 431)):
+        answer = tell(front, "hello", headers={"x-long": "1" * size})
+        assert answer.status_code == status
+    assert get(front, "/v1/models/" + "x" * 3_900).status_code == 404
+    error(get(front, "/predictions/" + "x" * 4_000), 431, "headers_too_large")
 
 
 # Overload, time and death
