@@ -24,7 +24,7 @@ __all__ = ["Parity", "check"]
 _PROGRAM: Final = Path(__file__).with_name("reload.py")
 _SECONDS: Final = 600.0
 _FORMS: Final = {
-    "loaded": "saved and loaded in a fresh process, not optimised",
+    "loaded": "saved and loaded in a fresh process (not optimised)",
     "frozen": "frozen for serving, in a fresh process",
 }
 
