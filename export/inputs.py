@@ -49,12 +49,7 @@ def drawn(definition: Definition, signature: Signature) -> Iterator[Example]:
     A module may refuse any of them.
     """
     example = definition.examples[0]
-    first = 1 if signature.row_axis else 0
-    free = [
-        [axis for axis, size in enumerate(spec.shape) if size == -1 and axis >= first]
-        for spec in signature.inputs
-    ]
-    rows = [[0] if signature.row_axis else [] for _ in free]
+    free, rows = _axes(signature)
     for axes in (free, rows):
         sizes = [
             tensor.shape[axis] for tensor, own in zip(example, axes, strict=True) for axis in own
@@ -66,6 +61,16 @@ def drawn(definition: Definition, signature: Signature) -> Iterator[Example]:
                 )
     if any(tensor.is_floating_point() for tensor in example):
         yield from _extreme(example, definition.inputs)
+
+
+def _axes(signature: Signature) -> tuple[list[list[int]], list[list[int]]]:
+    """Return, for each input, its free axes without that of the rows, and that of the rows."""
+    first = 1 if signature.row_axis else 0
+    free = [
+        [axis for axis, size in enumerate(spec.shape) if size == -1 and axis >= first]
+        for spec in signature.inputs
+    ]
+    return free, [[0] if signature.row_axis else [] for _ in free]
 
 
 def _resized(tensor: Tensor, axes: Sequence[int], size: int) -> Tensor:
@@ -140,12 +145,7 @@ def _of_sizes(
 ) -> Iterator[Example]:
     """Yield inputs whose free dimensions have the sizes of the constants, and one more or less."""
     near = {int(number) + step for number in constants for step in (-1, 0, 1)}
-    first = 1 if signature.row_axis else 0
-    free = [
-        [axis for axis, size in enumerate(spec.shape) if size == -1 and axis >= first]
-        for spec in signature.inputs
-    ]
-    rows = [[0] if signature.row_axis else [] for _ in free]
+    free, rows = _axes(signature)
     for size in sorted(number for number in near if 0 < number <= _LONGEST_SEARCHED):
         for axes in (rows, free):
             if any(axes):

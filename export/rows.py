@@ -67,13 +67,15 @@ def measure(
     if not signature.row_axis:
         return Batching(False, 1, "axis 0 does not count rows in every input and output")
     alone = _Alone(module)
-    rows = [row for row in _pool(cases) if alone(row) is not None]
+    # Cut once: a row is known by its tensors, and is answered alone once.
+    cut = [_rows_of(case) for case in cases]
+    rows = [row for row in _pool(cut) if alone(row) is not None]
     if not rows:
         return Batching(False, 1, "the graph answers none of the rows by itself")
     names = [spec.name for spec in signature.outputs]
     started = time.monotonic()
     largest = 1
-    for company in _companies(alone, rows, cases, thorough):
+    for company in _companies(alone, rows, cut, thorough):
         moved = _moved(module, company, alone, names, rounding)
         if moved:
             return Batching(False, 1, f"{company.label}, {moved}")
@@ -113,10 +115,10 @@ def _rows_of(case: Example) -> list[Example]:
     return [tuple(tensor[row : row + 1] for tensor in case) for row in range(len(case[0]))]
 
 
-def _pool(cases: Sequence[Example]) -> list[Example]:
+def _pool(cut: Sequence[list[Example]]) -> list[Example]:
     """Return single rows of one shape, taken evenly from all cases."""
-    shape = _shape(cases[0])
-    rows = [row for case in cases if _shape(case) == shape for row in _rows_of(case)]
+    shape = _shape(cut[0][0])
+    rows = [row for own in cut if own and _shape(own[0]) == shape for row in own]
     step = max(1, len(rows) // _POOL)
     return rows[::step][:_POOL]
 
@@ -126,7 +128,7 @@ def _shape(case: Example) -> tuple[torch.Size, ...]:
 
 
 def _companies(
-    alone: _Alone, rows: Sequence[Example], cases: Sequence[Example], thorough: bool
+    alone: _Alone, rows: Sequence[Example], cut: Sequence[list[Example]], thorough: bool
 ) -> Iterator[_Company]:
     """Yield batches: a few other rows, hostile rows, whole cases, copies, and large crowds.
 
@@ -143,19 +145,19 @@ def _companies(
     yield from crowds(range(2, _FEW))
     yield from _beside_hostile(alone, rows)
     yield from crowds([_LEAST])
-    yield from _whole_cases(alone, rows, cases)
+    yield from _whole_cases(alone, rows, cut)
     for row in rows[:: -(-len(rows) // _COPIED)]:
         yield _Company([(row, True)] * MAX_ROWS, f"among {MAX_ROWS} copies of itself")
     yield from crowds(range(_FEW, MAX_ROWS + 1) if thorough else _SOME)
 
 
 def _whole_cases(
-    alone: _Alone, rows: Sequence[Example], cases: Sequence[Example]
+    alone: _Alone, rows: Sequence[Example], cut: Sequence[list[Example]]
 ) -> Iterator[_Company]:
     # Last come those that were searched for, because they take a branch as none did before.
-    for case in reversed(cases):
-        own = [row for row in _rows_of(case)[:MAX_ROWS] if alone(row) is not None]
-        others = [row for row in rows[:2] if _shape(row) == _shape(case)]
+    for case in reversed(cut):
+        own = [row for row in case[:MAX_ROWS] if alone(row) is not None]
+        others = [row for row in rows[:2] if own and _shape(row) == _shape(own[0])]
         if own and len(own) + len(others) > 1:
             label = f"among the {len(own) + len(others)} rows of an input"
             yield _Company([(row, True) for row in (*own, *others)], label)

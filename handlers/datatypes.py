@@ -1,8 +1,6 @@
-"""Element types on the wire: their names in the Open Inference Protocol, and raw bytes.
+"""Tensors as raw bytes, as in Triton's binary tensor data extension.
 
-https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol lists the names;
-BF16 is Triton's. Raw bytes are those of Triton's binary tensor data extension: little-endian, row
-by row, nothing between elements, one byte 0 or 1 for a BOOL.
+Little-endian, row by row, nothing between elements, one byte 0 or 1 for a BOOL.
 """
 
 import math
@@ -15,26 +13,9 @@ from formats.signature import TensorSpec
 from handlers.errors import RequestError
 from handlers.values import Array, working_dtype
 
-__all__ = ["DATATYPES", "Buffer", "from_raw", "item_size", "raw_size", "to_raw"]
+__all__ = ["Buffer", "from_raw", "item_size", "raw_size", "to_raw"]
 
 Buffer = bytes | bytearray
-
-DATATYPES: Final = {
-    "bool": "BOOL",
-    "uint8": "UINT8",
-    "uint16": "UINT16",
-    "uint32": "UINT32",
-    "uint64": "UINT64",
-    "int8": "INT8",
-    "int16": "INT16",
-    "int32": "INT32",
-    "int64": "INT64",
-    "float16": "FP16",
-    "bfloat16": "BF16",
-    "float32": "FP32",
-    "float64": "FP64",
-}
-"""The protocol's names by torch's."""
 
 _BFLOAT16_BITS: Final = 16
 

@@ -7,8 +7,9 @@ from typing import Any, Final
 import numpy as np
 
 from formats.activation import Activations, LayerRecord
+from formats.datatypes import DATATYPES
 from formats.signature import Signature
-from handlers.datatypes import DATATYPES, to_raw
+from handlers.datatypes import to_raw
 from handlers.observe import layer_of
 from handlers.oip import PREFIX, Envelope, Requested
 from handlers.values import Array

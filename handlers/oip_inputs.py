@@ -4,8 +4,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from formats.datatypes import DATATYPES
 from formats.signature import Signature, TensorSpec
-from handlers.datatypes import DATATYPES, from_raw, raw_size
+from handlers.datatypes import from_raw, raw_size
 from handlers.decode import Body, Question, named
 from handlers.errors import RequestError
 from handlers.values import Array, check, check_shape, count_rows, describe, to_array

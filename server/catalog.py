@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
+from formats.datatypes import DATATYPES
 from formats.document import FormatError
 from formats.signature import Signature, TensorSpec
 from server.archives import Archive
 
-__all__ = ["Catalog", "Served", "datatype", "read_served"]
+__all__ = ["Catalog", "Served", "read_served"]
 
 _PLATFORM: Final = "pytorch_libtorch"
-_DATATYPES: Final = {"float": "FP", "uint": "UINT", "int": "INT"}
 _LARGEST_SAMPLE = 20_000
 
 
@@ -83,23 +83,13 @@ class Catalog:
         return [next(iter(self._models[name].values())) for name in self.names]
 
 
-def datatype(dtype: str) -> str:
-    """The Open Inference Protocol's name of an element type: `float32` is FP32."""
-    if dtype == "bool":
-        return "BOOL"
-    if dtype == "bfloat16":
-        return "BF16"
-    kind = dtype.rstrip("0123456789")
-    return _DATATYPES[kind] + dtype.removeprefix(kind)
-
-
 def read_served(archive: Archive) -> Served:
     """Read what an archive says of its model."""
     return Served(archive.name, archive.version, _signature(archive.path), _sample(archive.sample))
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "datatype": datatype(spec.dtype), "shape": list(spec.shape)}
+    return {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": list(spec.shape)}
 
 
 def _signature(path: Path) -> Signature | None:

@@ -2,8 +2,8 @@
 
 from typing import Any, Final
 
+from formats.datatypes import DATATYPES
 from formats.signature import Signature, TensorSpec
-from server.catalog import datatype
 
 __all__ = ["ERROR", "Schema", "infer_answer", "infer_request", "predict_answer", "predict_request"]
 
@@ -122,7 +122,7 @@ def _tensor(spec: TensorSpec) -> Schema:
         {
             "name": {"const": spec.name},
             "shape": shape,
-            "datatype": {"const": datatype(spec.dtype)},
+            "datatype": {"const": DATATYPES[spec.dtype]},
             "data": {"type": "array", "description": "Flat, or nested as the shape says."},
         },
         {"parameters": {"type": "object"}},

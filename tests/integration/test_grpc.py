@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from urllib.parse import urlsplit
 
@@ -17,6 +16,7 @@ from tritonclient.utils import InferenceServerException
 from export.definition import from_model_file
 from server.grpc_messages import MESSAGES
 from tests.conftest import ROOT
+from tests.integration.turns import assert_both_are_right
 
 pytestmark = pytest.mark.skipif(
     not os.environ.get("VITRINE_URL") and shutil.which("haproxy") is None,
@@ -111,20 +111,10 @@ def test_contents_that_do_not_go_together(client):
 
 
 def test_grpc_and_http_share_a_port_and_batches(server, client, digits):
-    (x,) = digits.examples[3]
-    with torch.no_grad():
-        wanted = digits.module(x).numpy()
+    def other(own):
+        return client.infer("digits", [image(own.numpy())]).as_numpy("probabilities")
 
-    def ask(row):
-        own = x[row : row + 1]
-        if row % 2:
-            return client.infer("digits", [image(own.numpy())]).as_numpy("probabilities")
-        answer = server.post("/predictions/digits", {"inputs": own.tolist()})
-        return np.array(answer.json()["outputs"]["probabilities"])
-
-    with ThreadPoolExecutor(16) as pool:
-        found = list(pool.map(ask, range(len(x))))
-    np.testing.assert_allclose(np.concatenate(found), wanted, rtol=1e-5, atol=1e-5)
+    assert_both_are_right(server, digits, other, threads=16)
     assert requests.get(f"{server.url}/v2/health/ready", timeout=10).ok
 
 

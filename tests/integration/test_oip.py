@@ -1,7 +1,5 @@
 """The Open Inference Protocol over HTTP, at the URL that its clients use."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 import torch
@@ -9,6 +7,7 @@ import torch
 from export.definition import from_model_file
 from export.layers import watch
 from tests.conftest import ROOT
+from tests.integration.turns import assert_both_are_right
 
 URL = "/v2/models/digits/infer"
 
@@ -73,17 +72,7 @@ def test_a_mistake_is_answered_in_the_one_form(server, digits):
 
 
 def test_both_forms_at_once_each_get_their_own(server, digits):
-    (x,) = digits.examples[3]
-    with torch.no_grad():
-        wanted = digits.module(x).numpy()
-
-    def ask(row):
-        own = x[row : row + 1]
-        if row % 2:
-            answer = server.post("/predictions/digits", {"inputs": own.tolist()})
-            return np.array(answer.json()["outputs"]["probabilities"])
+    def other(own):
         return values(server.post(URL, document(own)).json()["outputs"][0])
 
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(ask, range(len(x))))
-    np.testing.assert_allclose(np.concatenate(found), wanted, rtol=1e-5, atol=1e-5)
+    assert_both_are_right(server, digits, other, threads=8)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from formats import Signature, TensorSpec
+from formats.datatypes import DATATYPES
 from handlers import datatypes, oip
 from handlers.asked import read
 from handlers.coding import MAX_REQUEST_BYTES
@@ -74,7 +75,7 @@ def parts_of(response):
     length = int(response.headers[oip.LENGTH])
     body = json.loads(response.body[:length])
     start, tensors = length, {}
-    numpy_names = {name: dtype for dtype, name in datatypes.DATATYPES.items()}
+    numpy_names = {name: dtype for dtype, name in DATATYPES.items()}
     for output in body["outputs"]:
         dtype = numpy_names[output["datatype"]]
         size = output.get("parameters", {}).get("binary_data_size")
@@ -98,7 +99,7 @@ def test_every_datatype_bit_for_bit(dtype):
     values = NUMPY[dtype].astype(dtype)
     model = signature(TensorSpec("x", dtype, (-1, 2)))
     raw = values.astype(np.dtype(dtype).newbyteorder("<")).tobytes()
-    request = binary({"inputs": [entry("x", datatypes.DATATYPES[dtype], [2, 2], len(raw))]}, raw)
+    request = binary({"inputs": [entry("x", DATATYPES[dtype], [2, 2], len(raw))]}, raw)
     [array] = asked(request, model).question.arrays
     assert array.dtype == np.dtype(dtype)
     assert array.tobytes() == values.tobytes()

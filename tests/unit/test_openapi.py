@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from formats.datatypes import DATATYPES
 from formats.signature import Signature, TensorSpec
 from server.__main__ import main
 from server.archives import read_archive
-from server.catalog import Catalog, Served, datatype, read_served
+from server.catalog import Catalog, Served, read_served
 from server.openapi import document
 from tests.conftest import ROOT
 
@@ -139,7 +140,7 @@ def test_answers_of_two_outputs():
     ],
 )
 def test_datatypes_of_the_protocol(dtype, name):
-    assert datatype(dtype) == name
+    assert DATATYPES[dtype] == name
 
 
 def test_the_command_writes_the_document_of_a_store(exported, tmp_path, capsys):
