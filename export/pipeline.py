@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 
@@ -15,12 +15,12 @@ from export.archive import MODULE_FILE, write_archive, write_sample
 from export.branches import Branch, conditions, undecided
 from export.cases import travelling
 from export.definition import Definition
-from export.eager import Reference, answer, extended, reference
+from export.eager import Reference, extended, reference
 from export.errors import ExportError
-from export.functional import functional_calls
 from export.gradients import check as check_gradients
-from export.inputs import Example, drawn, search, variants
+from export.inputs import drawn, search, variants
 from export.instances import adopt_forwards, unshare
+from export.notes import notes_on
 from export.observed import check as check_observed
 from export.observed import compile_hooks
 from export.parity import Parity
@@ -28,7 +28,6 @@ from export.refusals import refuse_other_outputs, refuse_recomputed_weights
 from export.report import render
 from export.rounding import Rounding
 from export.scripted_parts import uncounted
-from export.shrink import show, shrink
 from export.signature import infer
 from export.state import refuse_assignments, refuse_writes
 from export.tensors import TOLERANCE
@@ -38,9 +37,6 @@ from formats.layers import Layers
 from formats.signature import Signature
 
 __all__ = ["Exported", "eager_answers", "export_model", "outputs_of"]
-
-_LINES_NAMED: Final = 5
-_REFUSALS_TRIED: Final = 16
 
 
 @dataclass(frozen=True)
@@ -160,11 +156,7 @@ def export_model(
             seen.write(folder)
         progress("gradients")
         gradients, warning = check_gradients(loaded, definition, observed, names)
-        notes = (
-            *_notes(definition, observed, found, unknown),
-            *_hidden_notes(hidden),
-            *_refusals(loaded, definition, observed),
-        )
+        notes = notes_on(definition, observed, found, loaded, unknown=unknown, hidden=hidden)
         certificate = Certificate(
             method=method,
             versions=_versions(),
@@ -251,57 +243,6 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _notes(
-    definition: Definition, observed: Reference, found: Layers | None, unknown: Sequence[Branch]
-) -> tuple[str, ...]:
-    notes = []
-    if found is None:
-        notes.append("a traced model has no compiled hooks: its activations cannot be observed")
-    else:
-        calls = functional_calls(definition.module)
-        if calls:
-            shown = ", ".join(calls[:_LINES_NAMED])
-            rest = f" and {len(calls) - _LINES_NAMED} more" if len(calls) > _LINES_NAMED else ""
-            notes.append(
-                f"{shown}{rest}: an activation called as a function is no layer, so it is not "
-                "observed; use the module of the same name"
-            )
-        notes += [f"layer {name} is not observed: {why}" for name, why in found.left_out.items()]
-    notes += _branch_notes(unknown)
-    return tuple(notes)
-
-
-def _refusals(loaded: Any, definition: Definition, observed: Reference) -> list[str]:
-    """Say what the saved graph does with the inputs that the eager module refuses."""
-    if not observed.refused:
-        return []
-
-    def differs(case: Example) -> bool:
-        return _answers(loaded, case) and not _answers(definition.module, case)
-
-    answered = [case for case in observed.refused[:_REFUSALS_TRIED] if differs(case)]
-    notes = [
-        f"{len(observed.refused)} of the made inputs were left out: the module raises on them, or "
-        "returns other outputs"
-    ]
-    if answered:
-        names = tuple(option.name for option in definition.inputs)
-        shown = show(shrink(answered[0], differs), names)
-        notes.append(
-            f"the saved graph answers {len(answered)} of them all the same, where the eager module "
-            f"does not: do not rely on an error there; one is {shown}"
-        )
-    return notes
-
-
-def _answers(module: Any, case: Example) -> bool:
-    try:
-        answer(module, case)
-    except Exception:
-        return False
-    return True
-
-
 def _batching(
     frozen: Any,
     signature: Signature,
@@ -345,22 +286,3 @@ def _batching(
         f"the model file decides so ({declared.reason}) against what was measured: "
         f"{measured.reason}",
     )
-
-
-def _hidden_notes(hidden: Sequence[str]) -> list[str]:
-    return [
-        f"{place} is in a part that was scripted before: whether an input took each way "
-        "of it is not known"
-        for place in hidden[:_LINES_NAMED]
-    ]
-
-
-def _branch_notes(unknown: Sequence[Branch]) -> list[str]:
-    if not unknown:
-        return []
-    places = "; ".join(map(str, unknown[:_LINES_NAMED]))
-    more = f" and {len(unknown) - _LINES_NAMED} more" if len(unknown) > _LINES_NAMED else ""
-    return [
-        f"no input took {places}{more}: what is computed there is not verified; add an example "
-        "that takes it"
-    ]
