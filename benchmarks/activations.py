@@ -32,12 +32,12 @@ import torch
 from torch import Tensor, nn
 
 from engine import observed_graph, plain_graph
+from engine.statistics import summarise_rows
 from export.definition import Definition, InputOptions
 from export.eager import reference
 from export.layers import watch
 from export.observed import compile_hooks
 from export.signature import infer
-from export.statistics import summarise_rows
 from formats.layers import Layer
 from formats.observation import STATISTICS, cut
 from handlers.observe import to_lists

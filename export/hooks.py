@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 
-from engine import OBSERVE, PREFIX, SUMMARY
-from export import statistics
+from engine import OBSERVE, PREFIX, SUMMARY, statistics
 from export.instances import renamed
 from export.rewrite import compile_function, opens, rewritten
 from formats.observation import INSPECT, OFF, STATISTICS

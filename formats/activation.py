@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from formats.gradient import Gradients
+
 VERSION: Final = 1
 
 
@@ -94,10 +96,11 @@ class ActivationRecord:
         request_id: the server's id of the request.
         traceparent: the client's W3C trace context, or None.
         correlation_id: the client's X-Correlation-Id, or None.
-        reason: why it was written: "asked", "sampled", "non_finite" or "error".
+        reason: why it was written: "asked", "sampled", "non_finite", "error" or "training".
         rows: how many rows the request had.
         activations: the statistics; None for a request that ended in an error.
         error: the error's code, or None.
+        gradients: the gradient flow, where it was asked for or in training.
     """
 
     time: str
@@ -110,14 +113,18 @@ class ActivationRecord:
     rows: int
     activations: Activations | None
     error: str | None = None
+    gradients: Gradients | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values."""
+        apart = ("activations", "gradients")
         fields: dict[str, Any] = {
             "format": "vitrine.activation",
             "version": VERSION,
-            **{name: value for name, value in vars(self).items() if name != "activations"},
+            **{name: value for name, value in vars(self).items() if name not in apart},
         }
         if self.activations is not None:
             fields |= self.activations.to_json()
+        if self.gradients is not None:
+            fields["gradients"] = self.gradients.to_json()
         return fields

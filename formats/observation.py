@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from formats.activation import LayerStatistics
+from formats.gradient import GradientStatistics
 from formats.layers import Layer
 
 __all__ = [
+    "GRADIENT",
     "INSPECT",
     "OFF",
     "RAW",
@@ -23,6 +25,7 @@ __all__ = [
     "is_suspect",
     "layer_key",
     "merge",
+    "merge_gradient",
     "read",
     "totals",
 ]
@@ -31,11 +34,12 @@ OFF: Final = 0
 STATISTICS: Final = 1
 RAW: Final = 2
 INSPECT: Final = 3
+GRADIENT: Final = 4
 """The modes of a hooked layer: nothing; five vectors for statistics (mean, population variance,
-minimum, maximum, 2-norm of the signs); the output itself; two vectors of counts (zeros, values that
-are not finite)."""
+minimum, maximum, 2-norm of the signs); a copy of the output; two vectors of counts (zeros, values
+that are not finite); the output itself, to differentiate with respect to it."""
 
-WIDTH: Final = {STATISTICS: 5, RAW: 1, INSPECT: 2}
+WIDTH: Final = {STATISTICS: 5, RAW: 1, INSPECT: 2, GRADIENT: 1}
 """Vectors per record, by mode."""
 
 _CODES: Final = 5
@@ -140,6 +144,17 @@ def merge(
         zero_fraction=zeros / elements,
         non_finite=non_finite,
     )
+
+
+def merge_gradient(
+    vectors: Sequence[Sequence[float]], count: int, units: range, counts: tuple[int, int] | None
+) -> GradientStatistics:
+    """Make the statistics of some units of a gradient; arguments as for `merge`."""
+    own = merge(vectors, count, units, counts)
+    norm = None
+    if own.mean is not None and own.std is not None:
+        norm = math.sqrt(own.elements * (own.mean * own.mean + own.std * own.std))
+    return GradientStatistics(norm=norm, **vars(own))
 
 
 def totals(

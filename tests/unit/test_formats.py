@@ -93,11 +93,12 @@ def test_flatten_names_every_leaf():
 
 FORBIDDEN = {
     "models": {"handlers", "observe", "export", "server"},
-    "export": {"handlers", "observe", "models", "server"},
-    "handlers": {"export", "observe", "models", "server"},
-    "engine": {"export", "handlers", "models", "server", "observe"},
-    "formats": {"engine", "export", "handlers", "models", "server", "torch", "numpy"},
-    "server": {"engine", "export", "handlers", "models", "torch"},
+    "export": {"handlers", "observe", "models", "server", "training"},
+    "handlers": {"export", "observe", "models", "server", "training"},
+    "engine": {"export", "handlers", "models", "server", "observe", "training"},
+    "formats": {"engine", "export", "handlers", "models", "server", "torch", "numpy", "training"},
+    "server": {"engine", "export", "handlers", "models", "torch", "training"},
+    "training": {"export", "handlers", "models", "server", "observe"},
 }
 
 

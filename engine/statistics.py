@@ -1,4 +1,4 @@
-"""What a compiled hook records of a tensor. Compiled by TorchScript into the model's graph.
+"""What a hook records of a tensor. TorchScript compiles it into the model's graph.
 
 The cheapest calls that carry what is needed: on large tensors `var_mean`, `aminmax` and
 `count_nonzero` run several times longer than the ones used there. All results stay on the device.
