@@ -10,6 +10,15 @@ from engine.torchscript import (
     observed_graph,
     plain_graph,
     set_mode,
+    unoptimized,
 )
 
-__all__ = ["OBSERVE", "PREFIX", "SUMMARY", "observed_graph", "plain_graph", "set_mode"]
+__all__ = [
+    "OBSERVE",
+    "PREFIX",
+    "SUMMARY",
+    "observed_graph",
+    "plain_graph",
+    "set_mode",
+    "unoptimized",
+]

@@ -1,6 +1,7 @@
 """Frozen TorchScript graphs of a module that may have hooks compiled in."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
@@ -8,7 +9,15 @@ import torch
 from formats.layers import Layer
 from formats.observation import OFF, STATISTICS
 
-__all__ = ["OBSERVE", "PREFIX", "SUMMARY", "observed_graph", "plain_graph", "set_mode"]
+__all__ = [
+    "OBSERVE",
+    "PREFIX",
+    "SUMMARY",
+    "observed_graph",
+    "plain_graph",
+    "set_mode",
+    "unoptimized",
+]
 
 PREFIX: Final = "_vitrine_"
 """How the names of attributes and methods that belong to a compiled hook begin."""
@@ -53,6 +62,17 @@ def observed_graph(module: Any, layers: Sequence[Layer], plain: Any = None) -> A
     return observed
 
 
+@contextmanager
+def unoptimized() -> Iterator[None]:
+    """Run the operations of a graph one by one in this context, without compiling them.
+
+    TorchScript's optimisations merge operations, and with them the values in between whose
+    gradient is wanted; and a graph that seldom runs is done before it would be compiled.
+    """
+    with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+        yield
+
+
 def set_mode(module: Any, layers: Sequence[Layer], mode: int) -> None:
     """Set the mode of some layers of a hooked module, and OFF for all others.
 
@@ -65,6 +85,8 @@ def set_mode(module: Any, layers: Sequence[Layer], mode: int) -> None:
     for name, layer in module.named_modules():
         if hasattr(layer, f"{PREFIX}mode"):
             setattr(layer, f"{PREFIX}mode", mode if name in wanted else OFF)
+            # What the last call recorded may hold a whole graph of gradients.
+            setattr(layer, f"{PREFIX}found", [])
         if hasattr(layer, f"{PREFIX}open"):
             setattr(layer, f"{PREFIX}open", bool(wanted))
 

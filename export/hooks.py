@@ -19,7 +19,7 @@ from torch.jit import ScriptModule
 from engine import OBSERVE, PREFIX, SUMMARY, statistics
 from export.instances import renamed
 from export.rewrite import compile_function, opens, rewritten
-from formats.observation import INSPECT, OFF, STATISTICS
+from formats.observation import GRADIENT, INSPECT, OFF, STATISTICS
 
 __all__ = ["Hookable", "define_observe", "hookable", "hooked"]
 
@@ -244,6 +244,9 @@ def _forward_source(layer: Hookable) -> str:
         "        part = 0",
         *(f"        {line}" for line in _record(layer.result, "output")),
         f"        self.{PREFIX}calls += 1",
+        # The next layer may work in place; what is recorded is the tensor before that.
+        f"        if self.{PREFIX}mode == {GRADIENT}:",
+        f"            output = {_copy(layer.result, 'output')}",
         "    return output",
         "",
     ]
@@ -267,6 +270,9 @@ def _record(kind: Any, value: str) -> Iterator[str]:
             f"    summarise_rows({leaf}, axis, {found}, {codes})",
             f"elif self.{PREFIX}mode == {INSPECT}:",
             f"    inspect_rows({leaf}, axis, {found}, {codes})",
+            f"elif self.{PREFIX}mode == {GRADIENT}:",
+            f"    {codes}.extend([0, 0])",
+            f"    {found}.append({leaf})",
             "else:",
             f"    {codes}.extend([0, 0])",
             # A copy: the next layer may write to it in place.
@@ -275,6 +281,31 @@ def _record(kind: Any, value: str) -> Iterator[str]:
         ]
 
     yield from _leaves(kind, value, record, other="part += 1")
+
+
+def _copy(kind: Any, value: str, depth: int = 0) -> str:
+    """Write an expression of the same value with copies of its tensors.
+
+    What TorchScript cannot put together again in an expression (a named tuple, an optional part)
+    stays itself: a tensor in it is recorded as the next layers leave it.
+    """
+    shape = kind.kind()
+    if shape == "TensorType":
+        return f"{value}.clone()"
+    if shape == "TupleType" and not kind.annotation_str.startswith("__torch__"):
+        parts = [
+            _copy(element, f"{value}[{position}]", depth)
+            for position, element in enumerate(kind.elements())
+        ]
+        return f"({', '.join(parts)},)" if parts else value
+    if shape == "ListType":
+        item = f"item{depth}"
+        return f"[{_copy(kind.getElementType(), item, depth + 1)} for {item} in {value}]"
+    if shape == "DictType":
+        key, item = f"key{depth}", f"item{depth}"
+        copied = _copy(kind.getValueType(), item, depth + 1)
+        return f"{{{key}: {copied} for {key}, {item} in {value}.items()}}"
+    return value
 
 
 def _leaves(

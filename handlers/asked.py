@@ -12,6 +12,8 @@ from handlers.coding import decoded
 from handlers.datatypes import Buffer
 from handlers.decode import Question, parse, question
 from handlers.errors import RequestError
+from handlers.explain import Explanation, asks, parse_explanation
+from handlers.explanation_answer import answer_type
 from handlers.images import from_image, is_image
 from handlers.message import Request
 from handlers.observe import Wanted, parse_header
@@ -33,6 +35,7 @@ class Asked:
         envelope: how it is to be answered, if it came in the Open Inference Protocol.
         media: the media type of its answer, if it did not.
         sampled: whether it is measured although it does not ask.
+        explanation: what is to be explained, if it asks for that rather than for a prediction.
     """
 
     question: Question
@@ -40,12 +43,13 @@ class Asked:
     envelope: oip.Envelope | None
     media: str = media.JSON
     sampled: bool = False
+    explanation: Explanation | None = None
 
     @property
     def looks_inside(self) -> bool:
-        """Whether it asks for activations, in its header or among its outputs."""
+        """Whether it asks for activations, in its header or among its outputs, or for gradients."""
         among_outputs = self.envelope is not None and self.envelope.wanted is not None
-        return self.wanted is not None or among_outputs
+        return self.wanted is not None or among_outputs or self.explanation is not None
 
 
 def read(request: Request, signature: Signature, layers: Sequence[Layer], limit: int) -> Asked:
@@ -66,6 +70,7 @@ def read(request: Request, signature: Signature, layers: Sequence[Layer], limit:
     # `curl -T` sends no media type, and a picture tells by itself what it is.
     kind = media.IMAGE if is_image(body) else media.body_type(headers)
     wanted = parse_header(headers, layers)
+    explanation = parse_explanation(headers, signature, layers) if asks(headers) else None
     envelope: oip.Envelope | None = None
     if _LENGTH in headers and kind in (media.JSON, media.RAW):
         own, envelope = _with_tail(body, headers[_LENGTH], signature, layers)
@@ -77,9 +82,25 @@ def read(request: Request, signature: Signature, layers: Sequence[Layer], limit:
             own = question(document, signature)
     else:
         own = _READERS[kind](body, signature)
+    if explanation is not None:
+        _check_outputs(envelope, signature)
+        looks = wanted is not None
+        kind = answer_type(headers, signature, explanation, looks=looks)
+        return Asked(own, wanted, None, kind, explanation=explanation)
     if envelope is not None:
         return Asked(own, wanted, envelope)
     return Asked(own, wanted, None, _answer_type(headers, signature, wanted))
+
+
+def _check_outputs(envelope: oip.Envelope | None, signature: Signature) -> None:
+    """Refuse requested outputs: an explanation is answered in a form of its own."""
+    names = [spec.name for spec in signature.outputs]
+    if envelope is not None and [one.name for one in envelope.outputs] != names:
+        raise RequestError(
+            "bad_explanation",
+            "an explanation has no requested outputs",
+            expected="X-Explain: METHOD; output=NAME",
+        )
 
 
 def _with_tail(

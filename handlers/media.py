@@ -12,12 +12,13 @@ from typing import Final
 
 from handlers.errors import RequestError
 
-__all__ = ["IMAGE", "JSON", "NPY", "RAW", "body_type", "choose"]
+__all__ = ["IMAGE", "JSON", "NPY", "PNG", "RAW", "body_type", "choose"]
 
 JSON: Final = "application/json"
 NPY: Final = "application/x-npy"
 RAW: Final = "application/octet-stream"
 IMAGE: Final = "image/*"
+PNG: Final = "image/png"
 
 _CHARSETS: Final = ("", "utf-8", "utf8", "us-ascii")
 _QUALITY: Final = re.compile(r"[01](\.\d{0,3})?")

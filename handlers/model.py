@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -10,14 +9,16 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from engine import observed_graph, plain_graph, set_mode
+from engine import observed_graph, plain_graph, set_mode, unoptimized
 from formats.certificate import Certificate
 from formats.integrity import check_files
 from formats.layers import Layer, Layers
 from formats.observation import INSPECT, OFF, RAW, STATISTICS, cut, read
 from formats.signature import Signature, TensorSpec
 from formats.structure import answered
-from handlers.errors import ModelError, RequestError
+from handlers.differentiable import Differentiable
+from handlers.errors import ModelError
+from handlers.faults import guarded
 from handlers.observe import Inspection, Observation, to_lists
 from handlers.values import Array
 
@@ -113,7 +114,12 @@ class Model:
         layers = [layer for layer in self.layers if layer.name in wanted]
         _, codes, found = self._special(layers, RAW, arrays)
         tensors = [tensor for layer in found for tensor in layer]
-        return {one.key: _to_numpy(tensors[one.first]) for one in read(self.layers, codes, RAW)}
+        return {one.key: to_numpy(tensors[one.first]) for one in read(self.layers, codes, RAW)}
+
+    @property
+    def differentiable(self) -> Differentiable:
+        """The module with its gradients."""
+        return Differentiable(self._whole, self.layers, self._paths)
 
     def _outputs(self, result: Any) -> list[Array]:
         flat = answered(result)
@@ -131,27 +137,29 @@ class Model:
                     expected=", ".join(self._paths),
                 )
             flat = [(path, by_path[path]) for path in self._paths]
-        return [_to_numpy(leaf) for _, leaf in flat]
+        return [to_numpy(leaf) for _, leaf in flat]
 
     def _special(self, layers: Sequence[Layer], mode: int, arrays: Sequence[Array]) -> Any:
         # Rare and one at a time, so the graph that is not frozen serves, and no memory is spent
         # on a third and fourth graph.
         set_mode(self._whole, layers, mode)
         try:
-            return self._call(self._whole.observe, arrays)
+            with unoptimized():
+                return self._call(self._whole.observe, arrays)
         finally:
             set_mode(self._whole, [], OFF)
 
     def _call(self, function: Any, arrays: Sequence[Array]) -> Any:
-        tensors = [
+        tensors = self.tensors(arrays)
+        with torch.inference_mode(), guarded():
+            return function(*tensors)
+
+    def tensors(self, arrays: Sequence[Array]) -> list[torch.Tensor]:
+        """Return what the module takes: one tensor for each input, on its device."""
+        return [
             self._tensor(array, spec)
             for array, spec in zip(arrays, self.signature.inputs, strict=True)
         ]
-        try:
-            with torch.inference_mode():
-                return function(*tensors)
-        except (MemoryError, RuntimeError, IndexError, ValueError, torch.jit.Error) as error:
-            raise _model_error(error) from error
 
     def _tensor(self, array: Array, spec: TensorSpec) -> torch.Tensor:
         # A raw input is used where it lies in the body, unless torch could not.
@@ -198,25 +206,9 @@ def _writes_to_inputs(module: Any) -> bool:
     return any(aliases.has_writers(value) for value in graph.inputs())
 
 
-def _to_numpy(leaf: Any) -> Array:
+def to_numpy(leaf: Any) -> Array:
     tensor = leaf if isinstance(leaf, torch.Tensor) else torch.as_tensor(leaf)
     tensor = tensor.detach().cpu()
     if tensor.dtype == torch.bfloat16:
         tensor = tensor.float()
     return np.ascontiguousarray(tensor.numpy()).reshape(tensor.shape)
-
-
-def _model_error(error: Exception) -> RequestError:
-    text = str(error)
-    out_of_memory = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
-    if out_of_memory or "can't allocate memory" in text or "out of memory" in text:
-        return RequestError("out_of_memory", "not enough memory for this request", status=507)
-    # A TorchScript error ends with "<Class>: <message>"; above it stands the scripted source.
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    last = lines[-1] if lines else type(error).__name__
-    print(f"vitrine: the model raised: {last!a}", file=sys.stderr, flush=True)
-    return ModelError(
-        "model_refused",
-        f"the model could not process this input: {ascii(last)[1:-1][:500]}",
-        expected="an input that the model's own code accepts",
-    )

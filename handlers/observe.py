@@ -68,6 +68,15 @@ class Observation:
         share = record.units // self.rows
         return range(start * share, stop * share)
 
+    @property
+    def divides(self) -> bool:
+        """Whether every output recorded can be divided among the rows of the run.
+
+        Where a branch depends on the batch, the layers in it have no known row axis, and what
+        they put out is that of everybody.
+        """
+        return all(one.axis >= 0 and one.units % self.rows == 0 for one in self.records)
+
     def suspects(self, start: int, stop: int) -> bool:
         """Tell whether a value that is not finite shows in these rows."""
         return any(

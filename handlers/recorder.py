@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from formats.activation import ActivationRecord, Activations
+from formats.gradient import Gradients
 from formats.signature import Signature
 from handlers.activation_log import ActivationLog
 from handlers.log_settings import LogSettings
@@ -73,6 +74,7 @@ class Recorder:
         rows: int,
         seen: Activations | None,
         error: str | None,
+        gradients: Gradients | None = None,
     ) -> None:
         """Log a request that was answered, if it is to be logged, and count it.
 
@@ -84,6 +86,7 @@ class Recorder:
             rows: how many rows it had; 0 if that was never known.
             seen: what its layers looked like, if they were measured.
             error: the code of the error it ended in, or None.
+            gradients: what arrived at its layers, if that was measured.
         """
         reason = self._settings.reason(
             draw,
@@ -107,6 +110,7 @@ class Recorder:
                 rows=rows,
                 activations=seen if error is None else None,
                 error=error,
+                gradients=gradients,
             )
         )
 

@@ -6,17 +6,18 @@ from typing import Any, Final
 
 from formats.activation import Activations
 from formats.signature import Signature
-from handlers import coding, jsontext, media, oip, oip_answer
+from handlers import coding, explanation_answer, jsontext, media, oip, oip_answer
 from handlers.arrays import to_npy
 from handlers.asked import Asked
 from handlers.datatypes import to_raw
 from handlers.encode import answer, value
 from handlers.errors import RequestError
+from handlers.explainer import Explained
 from handlers.message import Request, Response
 from handlers.observe import layer_of, only
 from handlers.values import Array
 
-__all__ = ["Reply", "encode", "respond"]
+__all__ = ["Reply", "encode", "encode_explanation", "respond"]
 
 # Given back as they came, so that a client can match the answer to its own trace.
 _ECHOED: Final = ("traceparent", "x-correlation-id")
@@ -65,6 +66,28 @@ def encode(
     return Reply(
         b"".join([text, *(part.data for part in parts)]), media.RAW, {oip.LENGTH: str(len(text))}
     )
+
+
+def encode_explanation(
+    asked: Asked,
+    explained: Explained,
+    signature: Signature,
+    seen: Activations | None,
+    raw: Mapping[str, Array],
+) -> Reply:
+    """Write an explanation in the form that the request asks for; arguments as for `encode`.
+
+    Raises:
+        RequestError: several rows were to be one picture.
+    """
+    if asked.media == media.JSON:
+        body = explanation_answer.document(explained, signature) | _activations(asked, seen, raw)
+        return Reply(jsontext.dumps(body), media.JSON)
+    if asked.media == media.NPY:
+        written = explanation_answer.as_array(explained, single=asked.question.single)
+    else:
+        written = explanation_answer.as_picture(explained, signature)
+    return Reply(written, asked.media, explanation_answer.summary_header(explained, signature))
 
 
 def _activations(

@@ -8,16 +8,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from formats.activation import Activations
+from formats.gradient import Gradients
 from handlers import coding
 from handlers.asked import Asked, read
 from handlers.batch import groups, join, split
 from handlers.decode import Question
 from handlers.errors import RequestError
+from handlers.explainer import explain
 from handlers.message import Request, Response
 from handlers.model import Model
 from handlers.observe import HEADER, Observation, limited
 from handlers.recorder import Recorder
-from handlers.reply import Reply, encode, respond
+from handlers.reply import Reply, encode, encode_explanation, respond
 from handlers.units import UnitWatch
 from handlers.values import Array
 
@@ -26,11 +28,16 @@ __all__ = ["Request", "Response", "Service"]
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What became of a request; `seen` is what its layers looked like, where that was measured."""
+    """What became of a request.
+
+    `seen` is what its layers looked like, where that was measured, and
+    `gradients` what arrived at them.
+    """
 
     result: Reply | RequestError
     rows: int = 0
     seen: Activations | None = None
+    gradients: Gradients | None = None
 
 
 class Service:
@@ -70,8 +77,14 @@ class Service:
             except Exception as error:
                 outcomes[place] = _Outcome(_told(error))
         batching = self._model.certificate.batching
-        questions = [one.question for one in asked]
-        for members in groups(questions, batching.independent, batching.max_rows):
+        # An explanation takes many runs, and shares none of them.
+        apart = [member for member, one in enumerate(asked) if one.explanation is not None]
+        for member in apart:
+            outcomes[places[member]] = self._explains(asked[member])
+        together = [member for member, one in enumerate(asked) if one.explanation is None]
+        questions = [asked[member].question for member in together]
+        for chosen in groups(questions, batching.independent, batching.max_rows):
+            members = [together[one] for one in chosen]
             group = [asked[member] for member in members]
             for member, outcome in zip(members, self._answers(group), strict=True):
                 outcomes[places[member]] = outcome
@@ -94,6 +107,7 @@ class Service:
             asked=asks or HEADER in request.headers,
             rows=outcome.rows,
             seen=outcome.seen,
+            gradients=outcome.gradients,
             error=error.code if error is not None else None,
         )
 
@@ -135,12 +149,30 @@ class Service:
             return _Outcome(error, own.rows)
         seen = None
         if observation is not None and (one.looks_inside or one.sampled):
+            if len(rows) < observation.rows and not observation.divides:
+                _, observation = self._model.observe(own.arrays, own.rows)
+                rows = range(own.rows)
             seen = self._seen(observation, own, rows)
         elif self._recorder.logs_anomalies and self._chosen and not _finite(outputs):
             _, alone = self._model.observe(own.arrays, own.rows)
             seen = self._seen(alone, own, range(own.rows))
         reply = encode(one, outputs, self._model.signature, seen, raw)
         return _Outcome(reply, own.rows, seen)
+
+    def _explains(self, one: Asked) -> _Outcome:
+        assert one.explanation is not None
+        own = one.question
+        try:
+            raw = self._raw(one)
+            seen = None
+            if self._chosen:
+                _, observation = self._model.observe(own.arrays, own.rows)
+                seen = self._seen(observation, own, range(own.rows))
+            explained = explain(self._model, own, one.explanation)
+            reply = encode_explanation(one, explained, self._model.signature, seen, raw)
+        except Exception as error:
+            return _Outcome(_told(error), own.rows)
+        return _Outcome(reply, own.rows, seen, explained.gradients)
 
     def _raw(self, one: Asked) -> Mapping[str, Array]:
         """Return the activations it asks for, in its header and among its outputs, by key.

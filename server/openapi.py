@@ -21,6 +21,7 @@ _ERRORS: Final = {
     415: ("UnsupportedMediaType", "The body's type or coding is not understood."),
     431: ("HeadersTooLarge", "More than 100 headers, 8000 bytes of them, or a path of 4000."),
     500: ("Internal", "A fault of the server or of the model."),
+    501: ("NotAvailable", "A package that this needs is not installed in the server."),
     502: ("NoAnswer", "TorchServe is not running, or broke off."),
     503: ("Unavailable", "The queue is full or the worker ended; Retry-After says when to try."),
     504: ("Timeout", "The model did not answer in time."),
@@ -31,6 +32,7 @@ _PARTS: Final[dict[str, Callable[[Signature], Schema]]] = {
     "answer": schemas.predict_answer,
     "infer.request": schemas.infer_request,
     "infer.answer": schemas.infer_answer,
+    "explain.answer": schemas.explain_answer,
 }
 _RAW: Final = "application/octet-stream"
 _NPY: Final = "application/x-npy"
@@ -39,6 +41,9 @@ _HEADERS: Final = {
     "X-Activations": "stats, raw, layers=...: look inside the request; see docs/activations.md.",
     "X-Correlation-Id": "Comes back as it was sent.",
     "traceparent": "Comes back as it was sent.",
+}
+_EXPLAIN: Final = {
+    "X-Explain": "METHOD; output=...; target=...: what to explain; see docs/explanations.md.",
 }
 
 
@@ -125,14 +130,20 @@ def _posts(served: Served) -> Schema:
     if served.signature is None:
         return {f"/predictions/{name}": _post(what, {}, {}, example=served.sample)}
     what = served.signature.description or what
-    ask, answer, infer, inferred = (_ref("schemas", f"{own}.{part}") for part in _PARTS)
+    ask, answer, infer, inferred, explained = (_ref("schemas", f"{own}.{part}") for part in _PARTS)
     either = ({"anyOf": [ask, infer]}, {"anyOf": [answer, inferred]})
     lone = len(served.signature.inputs) == 1
     kinds = (_RAW, _NPY) if lone else (_RAW,)
     pictures = _PICTURES if lone and served.signature.inputs[0].image is not None else ()
     whole = _post(what, *either, example=served.sample, binary=kinds, pictures=pictures)
+    explain = _post(f"Explain an answer of {name}.", ask, explained, example=served.sample)
+    explain["post"]["parameters"].append(_ref("parameters", "X-Explain"))
+    explain["post"]["responses"]["200"]["content"] |= {_NPY: {}, "image/png": {}}
+    explain["post"]["requestBody"]["content"] |= {kind: {} for kind in (*kinds, *pictures)}
     return {
         f"/predictions/{name}": whole,
+        f"/explanations/{name}": explain,
+        f"/v1/models/{name}:explain": explain,
         f"/v1/models/{name}:predict": _post(what, ask, answer, example=served.sample),
         # Bytes without the protocol's header are an array, answered as one.
         f"/v2/models/{name}/infer": _post(
@@ -156,7 +167,7 @@ def _parameters(catalog: Catalog) -> Schema:
         name: {"name": name, "in": "path", "required": True, "schema": {"enum": values}}
         for name, values in (("model", catalog.names), ("version", versions))
     }
-    for name, what in _HEADERS.items():
+    for name, what in (_HEADERS | _EXPLAIN).items():
         schema = {"type": "string"}
         found[name] = {"name": name, "in": "header", "description": what, "schema": schema}
     return found

@@ -5,7 +5,15 @@ from typing import Any, Final
 from formats.datatypes import DATATYPES
 from formats.signature import Signature, TensorSpec
 
-__all__ = ["ERROR", "Schema", "infer_answer", "infer_request", "predict_answer", "predict_request"]
+__all__ = [
+    "ERROR",
+    "Schema",
+    "explain_answer",
+    "infer_answer",
+    "infer_request",
+    "predict_answer",
+    "predict_request",
+]
 
 Schema = dict[str, Any]
 
@@ -29,6 +37,10 @@ ERROR: Final[Schema] = {
 _ACTIVATIONS: Final[Schema] = {
     "type": "object",
     "description": "By layer, where X-Activations asked for it; see docs/activations.md.",
+}
+_GRADIENTS: Final[Schema] = {
+    "type": "object",
+    "description": "What arrives at each layer on the way back; see docs/explanations.md.",
 }
 _LABEL: Final[Schema] = {"type": ["string", "array", "null"], "items": {"type": ["string", "null"]}}
 _SHAPE: Final[Schema] = {"type": "array", "items": {"type": "integer", "minimum": 0}}
@@ -63,6 +75,32 @@ def predict_answer(signature: Signature) -> Schema:
     if len(signature.outputs) == 1:
         rows = _row(signature.outputs[0], answer=True)
     return {"anyOf": [whole, _object({"predictions": {"type": "array", "items": rows}}, beside)]}
+
+
+def explain_answer(signature: Signature) -> Schema:
+    """What `/explanations/NAME` and `/v1/models/NAME:explain` answer."""
+    inputs = [spec for spec in signature.inputs if "float" in spec.dtype]
+    attribution = (_row(spec, answer=True) for spec in inputs)
+    if not signature.row_axis:
+        attribution = (_nested(spec, spec.shape, answer=True) for spec in inputs)
+    by_input = dict(zip((spec.name for spec in inputs), attribution, strict=True))
+    entry = _object(
+        {"target": {"type": ["integer", "array", "null"]}, "score": {"type": ["number", "null"]}},
+        {
+            "label": {"type": "string"},
+            "attributions": _object(by_input),
+            "convergence_delta": {"type": ["number", "null"]},
+        },
+    )
+    outputs = [spec.name for spec in signature.outputs if "float" in spec.dtype]
+    return _object(
+        {
+            "explanations": _list(entry),
+            "method": {"type": "string"},
+            "output": {"enum": outputs},
+        },
+        {"gradients": _GRADIENTS, "activations": _ACTIVATIONS},
+    )
 
 
 def infer_request(signature: Signature) -> Schema:

@@ -117,6 +117,9 @@ def assert_like(got, shown):
         assert list(got) == list(shown)
         for key in shown:
             assert_like(got[key], shown[key])
+    elif isinstance(shown, list) and shown and isinstance(shown[0], dict):
+        for one, other in zip(got, shown, strict=True):
+            assert_like(one, other)
     elif isinstance(shown, float) or (isinstance(shown, list) and shown and shown[0] is not None):
         np.testing.assert_allclose(got, shown, rtol=5e-3, atol=1e-6)
     else:

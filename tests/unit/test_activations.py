@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from engine import plain_graph
 from export.layers import watch
@@ -23,6 +24,7 @@ from tests.networks import (
     Recurrent,
     ResidualNet,
     Transformer,
+    define,
     definition,
 )
 
@@ -309,3 +311,34 @@ def test_both_graphs_share_what_was_folded(inside):
     folded = _tensors(model._plain.graph) - weights
     assert len(folded) >= 4
     assert _tensors(model._observed.summary.graph) <= weights | folded
+
+
+class Capping(nn.Module):
+    """Takes another way for a whole batch when one value in it is large; rows stay independent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cap = nn.Hardtanh(-3.0, 3.0)
+        self.out = nn.Tanh()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if bool((x.abs() > 3).any()):
+            x = self.cap(x)
+        return self.out(x)
+
+
+def test_nobody_gets_the_statistics_of_others_where_a_branch_depends_on_the_batch(tmp_path):
+    own = define(Capping, torch.randn(6, 2), torch.full((3, 2), 4.0))
+    archive = export_model(own, tmp_path, layers=("*",)).archive
+    with zipfile.ZipFile(archive) as content:
+        content.extractall(tmp_path / "unpacked")
+    model = Model(tmp_path / "unpacked", CPU)
+    assert model.certificate.batching.independent
+    rows = [[[0.5, 0.1]], [[4.0, 5.0]], [[0.2, 0.3], [0.1, 0.1]]]
+    headers = {"x-activations": "stats"}
+    requests = [Request(json.dumps({"inputs": one}).encode(), headers) for one in rows]
+    together = [json.loads(answer.body) for answer in Service(model).handle(requests)]
+    alone = [json.loads(Service(model).handle([one])[0].body) for one in requests]
+    assert together == alone
+    assert [one["activations"]["layers"]["out"]["elements"] for one in together] == [2, 2, 4]
+    assert ["cap" in one["activations"]["layers"] for one in together] == [False, True, False]
