@@ -1,0 +1,142 @@
+"""Statistics of many tensors, made on their device and brought to the host together.
+
+Nothing here waits for a device before `Meter.read`: no value decides what runs. Each pass over a
+large tensor is one of the cheap ones (on float32 a plain reduction runs 20 to 100 times faster than
+`var_mean`, `count_nonzero` or the sum of a comparison), and small tensors, where calls cost more
+than passes, are copied and measured together, those of equal size in one matrix.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from engine.statistics import by_rows
+from formats.activation import LayerStatistics
+from formats.gradient import GradientStatistics
+from formats.observation import merge, merge_gradient
+
+__all__ = ["Measured", "Meter", "moments"]
+
+SMALL: Final = 16_384
+"""Tensors with at most this many elements are copied, and measured with others later."""
+
+_WIDTH: Final = 6
+_UNIT: Final = range(1)
+
+
+def moments(values: Tensor) -> Tensor:
+    """Return mean, population variance, minimum, maximum and two counts of each line.
+
+    Args:
+        values: floating-point, [lines, elements], at least one element.
+
+    Returns:
+        [6, lines] in the dtype of `values`. The counts are those of elements that are zero and of
+        elements that are not finite, and exact up to 2**24 in float32. NaN and infinities go into
+        the other four as NumPy has them.
+    """
+    mean = values.mean(1, keepdim=True)
+    # One buffer for everything that needs a pass of its own: memory is what such passes wait for.
+    buffer = values - mean
+    spread = torch.linalg.vector_norm(buffer, 2, 1)
+    zeros = torch.eq(values, 0, out=buffer).sum(1)
+    strange = torch.sub(values, values, out=buffer).ne_(0).sum(1)
+    variance = spread * spread / values.size(1)
+    return torch.stack(
+        [mean.squeeze(1), variance, values.amin(1), values.amax(1), zeros, strange],
+    )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The numbers of one tensor.
+
+    Attributes:
+        elements: how many elements it has.
+        numbers: the six of `moments`; none for an empty tensor.
+    """
+
+    elements: int
+    numbers: Sequence[float]
+
+    @property
+    def finite(self) -> bool:
+        """Whether all elements are finite."""
+        return not self.elements or self.numbers[5] == 0
+
+    def activation(self) -> LayerStatistics:
+        """Return them as the statistics of a layer's output."""
+        return merge(self._vectors(), self.elements, _UNIT, self._counts())
+
+    def gradient(self) -> GradientStatistics:
+        """Return them as the statistics of a gradient."""
+        return merge_gradient(self._vectors(), self.elements, _UNIT, self._counts())
+
+    def _vectors(self) -> list[tuple[float]]:
+        # The norm of the signs, the fifth, is for where zeros were not counted.
+        return [(number,) for number in self.numbers[:4] or [0.0] * 4] + [(0.0,)]
+
+    def _counts(self) -> tuple[int, int]:
+        return (int(self.numbers[4]), int(self.numbers[5])) if self.numbers else (0, 0)
+
+
+class Meter:
+    """Measures tensors, and keeps of each a copy of at most `SMALL` elements or six numbers."""
+
+    def __init__(self) -> None:
+        self._sizes: list[int] = []
+        self._done: list[tuple[list[int], Tensor]] = []
+        self._copies: defaultdict[tuple[int, torch.dtype, torch.device], list[tuple[int, Tensor]]]
+        self._copies = defaultdict(list)
+
+    def add(self, tensor: Tensor) -> int:
+        """Measure a dense tensor of any shape and dtype, as it is now; return its position.
+
+        Complex numbers are measured by their magnitude.
+        """
+        position = len(self._sizes)
+        values = by_rows(tensor, -1)
+        count = values.size(1)
+        self._sizes.append(count)
+        if count > SMALL:
+            self._done.append(([position], moments(values)))
+        elif count:
+            kind = (count, values.dtype, values.device)
+            self._copies[kind].append((position, values.clone()))
+        return position
+
+    def read(self) -> list[Measured]:
+        """Return what was measured, by position, and begin anew; one transfer per device."""
+        for copies in self._copies.values():
+            lines = torch.cat([line for _, line in copies])
+            self._done.append(([position for position, _ in copies], moments(lines)))
+        found = [Measured(count, ()) for count in self._sizes]
+        for places, numbers in self._transferred():
+            for line, place in enumerate(places):
+                found[place] = Measured(self._sizes[place], numbers[line :: len(places)])
+        self.clear()
+        return found
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._sizes.clear()
+        self._done.clear()
+        self._copies.clear()
+
+    def _transferred(self) -> list[tuple[list[int], list[float]]]:
+        devices: defaultdict[torch.device, list[tuple[list[int], Tensor]]] = defaultdict(list)
+        for positions, numbers in self._done:
+            devices[numbers.device].append((positions, numbers))
+        found = []
+        for own in devices.values():
+            joined: list[float] = torch.cat([numbers.flatten() for _, numbers in own]).tolist()
+            start = 0
+            for positions, _ in own:
+                stop = start + _WIDTH * len(positions)
+                found.append((positions, joined[start:stop]))
+                start = stop
+        return found

@@ -1,0 +1,190 @@
+"""What ran in one step of training: outputs measured as they come, gradients as they arrive."""
+
+import weakref
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from formats.layers import Layer
+from formats.observation import layer_key
+from formats.structure import flatten
+from training.changes import Change
+from training.statistics import Meter
+
+__all__ = ["Part", "Step"]
+
+
+@dataclass
+class Part:
+    """One part of a layer's output in one call.
+
+    Attributes:
+        key: its name in the record.
+        output: position of its statistics in the meter.
+        inputs: positions of what went into the layer.
+        gradient: position of the gradient with respect to it, once one has arrived.
+    """
+
+    key: str
+    output: int
+    inputs: tuple[int, ...]
+    gradient: int | None = None
+
+
+class _Tap:
+    """The hook on one tensor. Several layers may have it as their output: a block and its last."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+        self.layers: list[tuple[Part | None, tuple[Change, ...]]] = []
+        self.handle: RemovableHandle | None = None
+
+    def __call__(self, gradient: Tensor) -> Tensor | None:
+        arrived = gradient
+        position: int | None = None
+        # Backwards: the gradient comes to the outermost layer first.
+        for part, changes in reversed(self.layers):
+            if part is not None:
+                if position is None:
+                    position = self.meter.add(gradient)
+                part.gradient = position
+            for change in changes:
+                changed = change(gradient)
+                if changed is not None and changed is not gradient:
+                    gradient, position = changed, None
+        return None if gradient is arrived else gradient
+
+
+@dataclass
+class _Seen:
+    """A tensor that came by: which version of it was measured where, and its hook."""
+
+    version: int
+    position: int | None = None
+    tap: _Tap | None = None
+
+
+@dataclass
+class Step:
+    """Everything since the last `Observer.step`.
+
+    Attributes:
+        parts: in the order of the forward pass.
+        rows: length of axis 0 of what went into the first layer; 0 before anything ran.
+        meter: has the statistics.
+    """
+
+    parts: list[Part] = field(default_factory=list)
+    rows: int = 0
+    meter: Meter = field(default_factory=Meter)
+    _calls: Counter[str] = field(default_factory=Counter)
+    _seen: dict[int, tuple["weakref.ref[Tensor]", _Seen]] = field(default_factory=dict)
+    _taps: "weakref.WeakSet[_Tap]" = field(default_factory=weakref.WeakSet)
+
+    def ran(
+        self,
+        name: str | None,
+        kind: str,
+        inputs: Sequence[Any],
+        output: Any,
+        changes: tuple[Change, ...],
+    ) -> Any:
+        """Take note of a layer that has run.
+
+        Args:
+            name: its name, or None if only its gradient is to be changed.
+            kind: its class.
+            inputs: its arguments.
+            output: what it returned; all tensors in it are its parts.
+            changes: what to do with the gradient with respect to each of them.
+
+        Returns:
+            The output. A layer that returns its own input, as `nn.Identity` does, gets a view of
+            it: else the gradient would be that of all who use the input.
+        """
+        if isinstance(output, Tensor) and output.requires_grad and self._passed(inputs, output):
+            output = output.view_as(output)
+        leaves = flatten(output)
+        made = [leaf for _, leaf in leaves if _is_dense(leaf)]
+        sources: tuple[int, ...] = ()
+        if name is not None:
+            if self._calls[name] and torch._C._current_graph_task_id() != -1:
+                return output  # activation checkpointing runs it again, within the backward pass
+            sources = self._sources(inputs, made)
+        layer = Layer(name or "", kind, True, (), tuple(path for path, _ in leaves))
+        for number, (_, leaf) in enumerate(leaves):
+            if _is_dense(leaf):
+                part = None
+                if name is not None:
+                    key = layer_key(layer, self._calls[name], number)
+                    part = Part(key, self._measured(leaf), sources)
+                    self.parts.append(part)
+                if leaf.requires_grad:
+                    self._tap(leaf).layers.append((part, changes))
+        if name is not None:
+            self._calls[name] += 1
+        return output
+
+    def _passed(self, inputs: Sequence[Any], output: Tensor) -> bool:
+        if not _is_dense(output) or not any(output is leaf for _, leaf in flatten(inputs)):
+            return False
+        known = self._seen.get(id(output))
+        return known is None or known[0]() is not output or known[1].version == output._version
+
+    def _sources(self, inputs: Sequence[Any], made: Sequence[Tensor]) -> tuple[int, ...]:
+        tensors = [leaf for _, leaf in flatten(inputs) if _is_dense(leaf)]
+        if not self.parts and tensors:
+            self.rows = tensors[0].size(0) if tensors[0].dim() else 1
+        return tuple(
+            self._measured(tensor, worked_in_place=any(tensor is one for one in made))
+            for tensor in tensors
+            if tensor.is_floating_point() or tensor.is_complex()
+        )
+
+    def _measured(self, tensor: Tensor, worked_in_place: bool = False) -> int:
+        """Return where a tensor's statistics are; before the layer, if it worked in place."""
+        seen = self._look(tensor, any_version=worked_in_place)
+        if seen.position is None:
+            seen.position = self.meter.add(tensor)
+        return seen.position
+
+    def _tap(self, tensor: Tensor) -> _Tap:
+        seen = self._look(tensor)
+        if seen.tap is None:
+            seen.tap = _Tap(self.meter)
+            seen.tap.handle = tensor.register_hook(seen.tap)
+            self._taps.add(seen.tap)
+        return seen.tap
+
+    def _look(self, tensor: Tensor, any_version: bool = False) -> _Seen:
+        version = 0 if tensor.is_inference() else tensor._version
+        known = self._seen.get(id(tensor))
+        if known is not None and known[0]() is tensor:
+            seen = known[1]
+            if seen.version == version or (any_version and seen.position is not None):
+                return seen
+        seen = _Seen(version)
+        # Forgotten with the tensor: its id may then be another's.
+        self._seen[id(tensor)] = (weakref.ref(tensor, partial(self._seen.pop, id(tensor))), seen)
+        return seen
+
+    def close(self) -> None:
+        """Remove the hooks from the tensors, and forget what was measured."""
+        for tap in list(self._taps):
+            tap.layers.clear()
+            if tap.handle is not None:
+                tap.handle.remove()
+        self._taps.clear()
+        self._seen.clear()
+        self.parts.clear()
+        self.meter.clear()
+
+
+def _is_dense(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
