@@ -16,6 +16,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,11 +27,13 @@ from torch import Tensor, nn
 from models import data
 from models.dann import ALPHA, DANN
 from models.digits import WEIGHTS, DigitsNet
+from models.gradient_report import Flow, write
 
 BATCH = 64
 DIGITS_EPOCHS = 20
 DANN_EPOCHS = 30
 SEEDS = (0, 1, 2, 3)
+REPORTS = Path(__file__).parents[1] / "model_store"
 
 Report = Callable[[int, int, float], None]
 
@@ -111,10 +114,21 @@ def train_digits(seed: int, epochs: int = DIGITS_EPOCHS, report: Report = silent
     return model.eval()
 
 
+def _nothing() -> None:
+    pass
+
+
 def train_dann(
-    seed: int, reversal: bool, epochs: int = DANN_EPOCHS, report: Report = silent
+    seed: int,
+    reversal: bool,
+    epochs: int = DANN_EPOCHS,
+    report: Report = silent,
+    flow: Flow | None = None,
 ) -> DANN:
-    """Return the domain-adversarial network, in eval mode; without `reversal`, source-only."""
+    """Return the domain-adversarial network, in eval mode; without `reversal`, source-only.
+
+    With a `flow`, the gradients are observed; that changes no weight.
+    """
     domains = data.domains()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -125,28 +139,30 @@ def train_dann(
     loss_function = nn.CrossEntropyLoss()
     domain_labels = torch.tensor([0, 1]).repeat_interleave(BATCH)
     step = 0
-    for epoch in range(1, epochs + 1):
-        losses = []
-        pairs = zip(
-            batches(len(domains.source), generator),
-            batches(len(domains.target), generator),
-            strict=False,
-        )
-        for source, target in pairs:
-            progress = step / steps
-            ramp = 2.0 / (1.0 + math.exp(-10.0 * progress)) - 1.0
-            model.reversal.alpha = ALPHA * ramp if reversal else 0.0
-            optimizer.param_groups[0]["lr"] = 0.1 / (1.0 + 10.0 * progress) ** 0.75
-            images = torch.cat([domains.source.images[source], domains.target[target]])
-            digit, domain = model.logits(images)
-            digit_loss = loss_function(digit[:BATCH], domains.source.labels[source])
-            loss = digit_loss + loss_function(domain, domain_labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(digit_loss.item())
-            step += 1
-        report(epoch, epochs, sum(losses) / len(losses))
+    with flow.observe(model) if flow else nullcontext(_nothing) as observe_step:
+        for epoch in range(1, epochs + 1):
+            losses = []
+            pairs = zip(
+                batches(len(domains.source), generator),
+                batches(len(domains.target), generator),
+                strict=False,
+            )
+            for source, target in pairs:
+                progress = step / steps
+                ramp = 2.0 / (1.0 + math.exp(-10.0 * progress)) - 1.0
+                model.reversal.alpha = ALPHA * ramp if reversal else 0.0
+                optimizer.param_groups[0]["lr"] = 0.1 / (1.0 + 10.0 * progress) ** 0.75
+                images = torch.cat([domains.source.images[source], domains.target[target]])
+                digit, domain = model.logits(images)
+                digit_loss = loss_function(digit[:BATCH], domains.source.labels[source])
+                loss = digit_loss + loss_function(domain, domain_labels)
+                optimizer.zero_grad()
+                loss.backward()
+                observe_step()
+                optimizer.step()
+                losses.append(digit_loss.item())
+                step += 1
+            report(epoch, epochs, sum(losses) / len(losses))
     model.reversal.alpha = ALPHA
     return model.eval()
 
@@ -206,14 +222,23 @@ def run_digits(seed: int, out: Path, epochs: int = DIGITS_EPOCHS) -> None:
     print(f"digits: {100 * share:.2f} % of {len(held_out)} held-out digits")
 
 
-def run_dann(seeds: Sequence[int], out: Path, epochs: int = DANN_EPOCHS) -> None:
-    """Train with and without reversal for each seed, write the first's weights, print the table."""
+def run_dann(seeds: Sequence[int], out: Path, reports: Path, epochs: int = DANN_EPOCHS) -> None:
+    """Train with and without reversal for each seed, and print the table.
+
+    The weights of the first seed go to `out`, the report on its gradients to `reports`.
+    """
     rows: list[Comparison] = []
     for seed in seeds:
-        without = train_dann(seed, False, epochs, Progress(f"dann without reversal, seed {seed}"))
-        adapted = train_dann(seed, True, epochs, Progress(f"dann with reversal, seed {seed}"))
-        if not rows:
+        flows = None if rows else (Flow(), Flow())
+        without, adapted = (
+            train_dann(seed, reversal, epochs, Progress(f"dann {word} reversal, seed {seed}"), flow)
+            for reversal, word, flow in zip(
+                (False, True), ("without", "with"), flows or (None, None), strict=True
+            )
+        )
+        if flows:
             save(adapted, out / "dann.safetensors")
+            print(f"gradient flow: {write(reports, *flows)}")
         rows.append(compare(seed, without, adapted))
     print(table(rows))
 
@@ -238,6 +263,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="where the .safetensors files go (default: models/weights)",
     )
     parser.add_argument(
+        "--report",
+        type=Path,
+        default=REPORTS,
+        metavar="DIR",
+        help="where dann's report on its gradients goes (default: model_store)",
+    )
+    parser.add_argument(
         "--epochs",
         type=int,
         metavar="N",
@@ -252,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.model in ("digits", "all"):
         run_digits(options.seeds[0], options.out, options.epochs or DIGITS_EPOCHS)
     if options.model in ("dann", "all"):
-        run_dann(options.seeds, options.out, options.epochs or DANN_EPOCHS)
+        run_dann(options.seeds, options.out, options.report, options.epochs or DANN_EPOCHS)
     print(f"{time.perf_counter() - start:.1f} s")
 
 

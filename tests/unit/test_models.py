@@ -2,6 +2,8 @@
 
 import importlib.util
 import io
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models import control_flow, dann, data, digits, train
+from models.gradient_report import Flow, write
 from models.gradient_reversal import GradientReversal, GradientReversalFunction
 
 ROOM = Path(train.__file__).parent
@@ -238,7 +241,9 @@ def test_dann_reverses_at_the_layer() -> None:
 def test_training_is_reproducible(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("first", "second"):
         torch.rand(7)  # the state of the global generator must not matter
-        train.main(["all", "--epochs", "1", "--seeds", "5", "--out", str(tmp_path / name)])
+        out = str(tmp_path / name)
+        options = ["--epochs", "1", "--seeds", "5", "--out", out, "--report", out]
+        train.main(["all", *options])
     for name in ("digits.safetensors", "dann.safetensors"):
         first, second = load_file(tmp_path / "first" / name), load_file(tmp_path / "second" / name)
         assert first.keys() == second.keys()
@@ -246,6 +251,36 @@ def test_training_is_reproducible(tmp_path: Path, capsys: pytest.CaptureFixture[
     captured = capsys.readouterr()
     assert "held-out accuracy, %" in captured.out
     assert "dann with reversal, seed 5: epoch 1/1" in captured.err
+
+
+def test_observing_changes_no_weight() -> None:
+    flow = Flow()
+    observed = train.train_dann(3, True, epochs=2, flow=flow).state_dict()
+    plain = train.train_dann(3, True, epochs=2).state_dict()
+    assert all(torch.equal(bits(observed[key]), bits(plain[key])) for key in plain)
+    steps = len(flow.cosines)
+    assert steps > 10
+    assert {len(norms) for norms in flow.norms.values()} == {steps}
+    assert list(flow.norms)[-2:] == ["domain.0", "domain.2"]
+
+
+def test_the_report_shows_both_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--epochs", "3", "--seeds", "0", "--out", str(tmp_path), "--report"]
+    train.main(["dann", *options, str(tmp_path / "new")])
+    page = tmp_path / "new" / "dann.training.md"
+    assert f"gradient flow: {page}" in capsys.readouterr().out
+    assert "| `features.0` | " in page.read_text()
+    assert "vanishing in some step: none; exploding: none" in page.read_text()
+    assert (tmp_path / "new" / "dann.training.png").read_bytes().startswith(b"\x89PNG")
+    found = re.search(r"back: (\S+) without, (\S+) with\.", page.read_text())
+    assert found is not None
+    without, adapted = map(float, found.groups())
+    assert adapted < without - 0.03
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    write(tmp_path, Flow({"a": [1.0]}, [0.5]), Flow({"a": [2.0]}, [0.5]))
+    assert "needs matplotlib" in (tmp_path / "dann.training.md").read_text()
 
 
 def test_seeds_differ() -> None:
