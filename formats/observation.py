@@ -21,6 +21,7 @@ __all__ = [
     "RAW",
     "STATISTICS",
     "Recorded",
+    "activation_key",
     "cut",
     "is_suspect",
     "layer_key",
@@ -79,10 +80,15 @@ class Recorded:
 
 
 def layer_key(layer: Layer, call: int, part: int) -> str:
-    """Return `name`, with `@call` from the second call on and `:part` for one of several."""
-    name = f"{layer.name}@{call}" if call else layer.name
+    """Return the key of a part by its position."""
     label = layer.parts[part] if part < len(layer.parts) else str(part)
-    return f"{name}:{label}" if label else name
+    return activation_key(layer.name, call, label)
+
+
+def activation_key(name: str, call: int, label: str) -> str:
+    """Return `name`, with `@call` from the second call on and `:label` for one of several parts."""
+    called = f"{name}@{call}" if call else name
+    return f"{called}:{label}" if label else called
 
 
 def read(layers: Sequence[Layer], codes: Sequence[Sequence[int]], mode: int) -> list[Recorded]:

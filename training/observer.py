@@ -129,7 +129,7 @@ def _forward_hook(
         name, own = own_names.get(layer), own_changes.get(layer, ())
         if name is None and not own:
             return None
-        seen = step.ran(name, type(layer).__name__, (*args, *kwargs.values()), output, own)
+        seen = step.ran(name, (*args, *kwargs.values()), output, own)
         return None if seen is output else seen
 
     return hook

@@ -6,6 +6,7 @@ large tensor is one of the cheap ones (on float32 a plain reduction runs 20 to 1
 than passes, are copied and measured together, those of equal size in one matrix.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ from torch import Tensor
 from engine.statistics import by_rows
 from formats.activation import LayerStatistics
 from formats.gradient import GradientStatistics
-from formats.observation import merge, merge_gradient
 
 __all__ = ["Measured", "Meter", "moments"]
 
@@ -25,7 +25,8 @@ SMALL: Final = 16_384
 """Tensors with at most this many elements are copied, and measured with others later."""
 
 _WIDTH: Final = 6
-_UNIT: Final = range(1)
+_Kind = tuple[torch.Size, torch.dtype, torch.device]
+_Fields = tuple[float | None, float | None, float | None, float | None, float | None, int]
 
 
 def moments(values: Tensor) -> Tensor:
@@ -70,18 +71,32 @@ class Measured:
 
     def activation(self) -> LayerStatistics:
         """Return them as the statistics of a layer's output."""
-        return merge(self._vectors(), self.elements, _UNIT, self._counts())
+        return LayerStatistics(self.elements, *self._fields())
 
     def gradient(self) -> GradientStatistics:
         """Return them as the statistics of a gradient."""
-        return merge_gradient(self._vectors(), self.elements, _UNIT, self._counts())
+        norm = None
+        if self.elements:
+            mean, variance = self.numbers[:2]
+            norm = _finite(math.sqrt(max(0.0, self.elements * (mean * mean + variance))))
+        return GradientStatistics(self.elements, norm, *self._fields())
 
-    def _vectors(self) -> list[tuple[float]]:
-        # The norm of the signs, the fifth, is for where zeros were not counted.
-        return [(number,) for number in self.numbers[:4] or [0.0] * 4] + [(0.0,)]
+    def _fields(self) -> _Fields:
+        if not self.elements:
+            return None, None, None, None, None, 0
+        mean, variance, least, greatest, zeros, strange = self.numbers
+        return (
+            _finite(mean),
+            _finite(math.sqrt(variance)),
+            _finite(least),
+            _finite(greatest),
+            zeros / self.elements,
+            int(strange),
+        )
 
-    def _counts(self) -> tuple[int, int]:
-        return (int(self.numbers[4]), int(self.numbers[5])) if self.numbers else (0, 0)
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 class Meter:
@@ -90,8 +105,7 @@ class Meter:
     def __init__(self) -> None:
         self._sizes: list[int] = []
         self._done: list[tuple[list[int], Tensor]] = []
-        self._copies: defaultdict[tuple[int, torch.dtype, torch.device], list[tuple[int, Tensor]]]
-        self._copies = defaultdict(list)
+        self._copies: defaultdict[_Kind, list[tuple[int, Tensor]]] = defaultdict(list)
 
     def add(self, tensor: Tensor) -> int:
         """Measure a dense tensor of any shape and dtype, as it is now; return its position.
@@ -99,20 +113,19 @@ class Meter:
         Complex numbers are measured by their magnitude.
         """
         position = len(self._sizes)
-        values = by_rows(tensor, -1)
-        count = values.size(1)
+        count = tensor.numel()
         self._sizes.append(count)
         if count > SMALL:
-            self._done.append(([position], moments(values)))
+            self._done.append(([position], moments(by_rows(tensor, -1))))
         elif count:
-            kind = (count, values.dtype, values.device)
-            self._copies[kind].append((position, values.clone()))
+            kind = (tensor.shape, tensor.dtype, tensor.device)
+            self._copies[kind].append((position, tensor.detach().clone()))
         return position
 
     def read(self) -> list[Measured]:
         """Return what was measured, by position, and begin anew; one transfer per device."""
         for copies in self._copies.values():
-            lines = torch.cat([line for _, line in copies])
+            lines = by_rows(torch.stack([line for _, line in copies]), 0)
             self._done.append(([position for position, _ in copies], moments(lines)))
         found = [Measured(count, ()) for count in self._sizes]
         for places, numbers in self._transferred():

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from formats.layers import Layer
-from formats.observation import layer_key
+from formats.observation import activation_key
 from formats.structure import flatten
 from training.changes import Change
 from training.statistics import Meter
@@ -88,18 +87,12 @@ class Step:
     _taps: "weakref.WeakSet[_Tap]" = field(default_factory=weakref.WeakSet)
 
     def ran(
-        self,
-        name: str | None,
-        kind: str,
-        inputs: Sequence[Any],
-        output: Any,
-        changes: tuple[Change, ...],
+        self, name: str | None, inputs: Sequence[Any], output: Any, changes: tuple[Change, ...]
     ) -> Any:
         """Take note of a layer that has run.
 
         Args:
             name: its name, or None if only its gradient is to be changed.
-            kind: its class.
             inputs: its arguments.
             output: what it returned; all tensors in it are its parts.
             changes: what to do with the gradient with respect to each of them.
@@ -108,42 +101,39 @@ class Step:
             The output. A layer that returns its own input, as `nn.Identity` does, gets a view of
             it: else the gradient would be that of all who use the input.
         """
-        if isinstance(output, Tensor) and output.requires_grad and self._passed(inputs, output):
+        if name is not None and self._calls[name] and torch._C._current_graph_task_id() != -1:
+            return output  # activation checkpointing runs it again, within the backward pass
+        given = _tensors(inputs)
+        if isinstance(output, Tensor) and output.requires_grad and self._passed(given, output):
             output = output.view_as(output)
-        leaves = flatten(output)
-        made = [leaf for _, leaf in leaves if _is_dense(leaf)]
-        sources: tuple[int, ...] = ()
-        if name is not None:
-            if self._calls[name] and torch._C._current_graph_task_id() != -1:
-                return output  # activation checkpointing runs it again, within the backward pass
-            sources = self._sources(inputs, made)
-        layer = Layer(name or "", kind, True, (), tuple(path for path, _ in leaves))
-        for number, (_, leaf) in enumerate(leaves):
-            if _is_dense(leaf):
-                part = None
-                if name is not None:
-                    key = layer_key(layer, self._calls[name], number)
-                    part = Part(key, self._measured(leaf), sources)
-                    self.parts.append(part)
-                if leaf.requires_grad:
-                    self._tap(leaf).layers.append((part, changes))
+        made = _tensors(output)
+        sources = self._sources(given, made) if name is not None else ()
+        for label, tensor in made:
+            part = None
+            if name is not None:
+                key = activation_key(name, self._calls[name], label)
+                part = Part(key, self._measured(tensor), sources)
+                self.parts.append(part)
+            if tensor.requires_grad:
+                self._tap(tensor).layers.append((part, changes))
         if name is not None:
             self._calls[name] += 1
         return output
 
-    def _passed(self, inputs: Sequence[Any], output: Tensor) -> bool:
-        if not _is_dense(output) or not any(output is leaf for _, leaf in flatten(inputs)):
+    def _passed(self, given: "_Tensors", output: Tensor) -> bool:
+        """Tell whether the output is an input, and not one that was worked on in place."""
+        if not any(output is tensor for _, tensor in given):
             return False
         known = self._seen.get(id(output))
         return known is None or known[0]() is not output or known[1].version == output._version
 
-    def _sources(self, inputs: Sequence[Any], made: Sequence[Tensor]) -> tuple[int, ...]:
-        tensors = [leaf for _, leaf in flatten(inputs) if _is_dense(leaf)]
-        if not self.parts and tensors:
-            self.rows = tensors[0].size(0) if tensors[0].dim() else 1
+    def _sources(self, given: "_Tensors", made: "_Tensors") -> tuple[int, ...]:
+        if not self.parts and given:
+            first = given[0][1]
+            self.rows = first.size(0) if first.dim() else 1
         return tuple(
-            self._measured(tensor, worked_in_place=any(tensor is one for one in made))
-            for tensor in tensors
+            self._measured(tensor, worked_in_place=any(tensor is one for _, one in made))
+            for _, tensor in given
             if tensor.is_floating_point() or tensor.is_complex()
         )
 
@@ -186,5 +176,14 @@ class Step:
         self.meter.clear()
 
 
-def _is_dense(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
+_Tensors = list[tuple[str, Tensor]]
+
+
+def _tensors(value: Any) -> _Tensors:
+    """Return the dense tensors in a value with their paths."""
+    leaves = [("", value)] if isinstance(value, Tensor) else flatten(value)
+    return [
+        (path, leaf)
+        for path, leaf in leaves
+        if isinstance(leaf, Tensor) and leaf.layout == torch.strided and not leaf.is_nested
+    ]

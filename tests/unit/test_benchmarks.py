@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import activations, binary
+from benchmarks import activations, binary, training
 from tests.conftest import ROOT
 
 TINY = activations.Settings(rounds=2, least_ms=0, pixels=32)
@@ -85,7 +85,10 @@ def test_an_unknown_benchmark_is_refused():
         [ROOT / "scripts" / "benchmark", "nothing"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert done.stderr == "error: there is no benchmark 'nothing'; there are: activations binary\n"
+    assert (
+        done.stderr
+        == "error: there is no benchmark 'nothing'; there are: activations binary training\n"
+    )
 
 
 def test_every_form_on_the_wire_is_the_same_image():
@@ -96,3 +99,14 @@ def test_every_form_on_the_wire_is_the_same_image():
     assert all(len(own) == 1 and own[0] > 0 for own in times.values())
     table = binary.render(sent, times, times).splitlines()
     assert [row.split(" | ")[0] for row in table[2:]] == [f"| {form}" for form in binary.FORMS]
+
+
+def test_a_step_of_training_is_timed_in_three_ways(capsys):
+    options = ["--networks", "mlp", "digits", "--rounds", "2", "--least-ms", "0"]
+    assert training.main(options) == 0
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "batch" in line]
+    assert [row[:2] for row in rows] == [
+        ["| 8-block MLP, batch 64", "32"],
+        ["| digits CNN, batch 64", "10"],
+    ]
+    assert all("(×" in cell for row in rows for cell in row[3:])
