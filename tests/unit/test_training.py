@@ -657,3 +657,12 @@ def test_records_are_lines_that_the_schema_allows(tmp_path):
     assert lines[1]["layers"]["2"]["mean"] is None
     assert list(lines[0]["layers"]) == ["1", "2"]
     assert (lines[0]["model"], lines[0]["model_version"], lines[0]["rows"]) == ("mlp", "1.0", 3)
+
+
+def test_the_example_in_the_docs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "gradients.md").read_text().partition("## During training")[2]
+    exec(page.partition("```python\n")[2].partition("```")[0], {})
+    lines = (tmp_path / "digits.jsonl").read_text().splitlines()
+    assert list(json.loads(lines[-1])["gradients"]["layers"])[-1] == "head"
+    assert len(capsys.readouterr().out.splitlines()) == len(lines) == 3
