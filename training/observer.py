@@ -76,7 +76,8 @@ def observed(
     mode makes no difference. A layer that runs several times in a step, as in gradient accumulation
     or in a GAN, has `@1`, `@2`, ... behind its name from the second time on. Where several backward
     passes come through one output, the record has the gradient of the last. Layers that activation
-    checkpointing runs again are seen once. A deep copy of the model is not observed.
+    checkpointing runs again are seen once. A deep copy of the model is not observed. An output that
+    is a view, as that of `nn.Flatten`, has no gradient if something works on it in place.
 
     Args:
         model: not compiled, scripted or split over threads.

@@ -37,10 +37,15 @@ class Part:
 
 
 class _Tap:
-    """The hook on one tensor. Several layers may have it as their output: a block and its last."""
+    """The hook on one tensor. Several layers may have it as their output: a block and its last.
+
+    The origin is the hook on the tensor that this one is a whole view of. In-place work on a view
+    cuts the view, and hooks on it, out of the graph; the gradient then arrives at the origin.
+    """
 
     def __init__(self, meter: Meter) -> None:
         self.meter = meter
+        self.origin: _Tap | None = None
         self.layers: list[tuple[Part | None, tuple[Change, ...]]] = []
         self.handle: RemovableHandle | None = None
 
@@ -58,6 +63,13 @@ class _Tap:
                 if changed is not None and changed is not gradient:
                     gradient, position = changed, None
         return None if gradient is arrived else gradient
+
+    def fall_back(self) -> None:
+        """Leave the work to the origin, if there is one."""
+        if self.origin is not None:
+            self.origin.layers += self.layers
+            self.layers = []
+            self.origin.fall_back()
 
 
 @dataclass
@@ -105,7 +117,9 @@ class Step:
             return output  # activation checkpointing runs it again, within the backward pass
         given = _tensors(inputs)
         if isinstance(output, Tensor) and output.requires_grad and self._passed(given, output):
+            origin = self._tap(output)
             output = output.view_as(output)
+            self._tap(output).origin = origin
         made = _tensors(output)
         sources = self._sources(given, made) if name is not None else ()
         for label, tensor in made:
@@ -159,6 +173,8 @@ class Step:
             seen = known[1]
             if seen.version == version or (any_version and seen.position is not None):
                 return seen
+            if seen.tap is not None:
+                seen.tap.fall_back()
         seen = _Seen(version)
         # Forgotten with the tensor: its id may then be another's.
         self._seen[id(tensor)] = (weakref.ref(tensor, partial(self._seen.pop, id(tensor))), seen)

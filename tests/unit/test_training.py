@@ -207,6 +207,27 @@ def test_layers_that_work_in_place():
     assert "blocks.0.relu@1" in record.gradients.layers
 
 
+def test_in_place_work_on_what_a_layer_passed_on():
+    def make(inplace):
+        torch.manual_seed(0)
+        return nn.Sequential(
+            *(nn.Linear(4, 4), nn.Dropout(0.5), nn.Identity(), nn.ReLU(inplace), nn.Identity()),
+            nn.Linear(4, 2),
+        ).eval()
+
+    x, change = torch.randn(3, 4), {"*": scale(2.0)}
+    found = []
+    for model in (make(True), make(False)):
+        with observed(model, change=change) as training:
+            model(x).square().sum().backward()
+            record = training.step()
+        found.append(({key: layer.total for key, layer in record.gradients.layers.items()}, model))
+    (own, worked), (wanted, plain) = found
+    assert own.keys() == wanted.keys() == set("012345")
+    assert all(own[key] == wanted[key] for key in own)
+    assert torch.equal(worked[0].weight.grad, plain[0].weight.grad)
+
+
 def test_parts_of_a_recurrent_layer():
     model, x = networks.Recurrent(), torch.randn(2, 4, 3)
     kept = {}
