@@ -110,6 +110,8 @@ def respond(request: Request, result: Reply | RequestError) -> Response:
         if echo is not None and _may_be_echoed(echo):
             headers[name] = echo
     if isinstance(result, RequestError):
+        if result.status == 503:
+            headers["retry-after"] = "1"
         return Response(result.status, jsontext.dumps(result.to_json()), headers)
     headers |= {"content-type": result.media, **result.headers}
     body = result.body

@@ -43,8 +43,9 @@ class Archive:
     def sample(self) -> Path | None:
         """The request body that the export left beside the archive, if it did."""
         for stem in (self.path.stem, self.name):
-            path = self.path.with_name(f"{stem}.sample.json")
-            if path.is_file():
+            # Another's manifest may name its model as no file can be named.
+            path = self.path.parent / f"{stem}.sample.json"
+            if "/" not in stem and path.is_file():
                 return path
         return None
 

@@ -95,8 +95,15 @@ class _Endpoints:
         raise _Unknown(f"model {name!r} has no version {version!r}", versions)
 
     def _problems(self) -> dict[str, str]:
-        found = {name: self._watch.problem(name) for name in self._catalog.names}
-        return {name: problem for name, problem in found.items() if problem is not None}
+        found = {}
+        for name in self._catalog.names:
+            problem = self._watch.problem(name)
+            if problem is not None:
+                found[name] = problem
+                # Where TorchServe hangs, asking it for each model would take as long for each.
+                if not self._watch.answers(name):
+                    break
+        return found
 
 
 def _constant(document: Mapping[str, Any]) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from server.grpc_messages import MESSAGES
 
-__all__ = ["JSON_LENGTH", "BadTensor", "HttpBody", "answer", "request"]
+__all__ = ["JSON_LENGTH", "BadAnswer", "BadTensor", "HttpBody", "answer", "request"]
 
 #: The header that says where a body's JSON ends.
 JSON_LENGTH: Final = "Inference-Header-Content-Length"
@@ -36,6 +36,10 @@ _OURS: Final = ("binary_data", "binary_data_size", "binary_data_output")
 
 class BadTensor(ValueError):
     """The contents of a request do not go together; the text says why."""
+
+
+class BadAnswer(ValueError):
+    """A body is no answer of the protocol."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,17 @@ def answer(body: bytes, length: int | None) -> Any:
     Args:
         body: JSON, and tensors behind it.
         length: Bytes of the JSON; None for all.
+
+    Raises:
+        BadAnswer: It is no answer of the protocol: the handler is somebody else's.
     """
-    document = json.loads(body[:length])
+    try:
+        return _answer(json.loads(body[:length]), body, length)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadAnswer("the model's handler does not answer in the protocol") from error
+
+
+def _answer(document: Any, body: bytes, length: int | None) -> Any:
     message = MESSAGES["ModelInferResponse"](
         model_name=document["model_name"],
         model_version=document.get("model_version", ""),

@@ -11,7 +11,7 @@ import grpc
 from server import __version__
 from server.catalog import Catalog, Served
 from server.endpoints import EXTENSIONS
-from server.grpc_infer import JSON_LENGTH, BadTensor, answer, request
+from server.grpc_infer import JSON_LENGTH, BadAnswer, BadTensor, answer, request
 from server.grpc_messages import MESSAGES, SERVICE
 from server.unix_http import Answer, Client
 from server.watch import Watch
@@ -97,15 +97,18 @@ class InferenceService:
         if got.status != 200:
             context.abort(_CODES.get(got.status, grpc.StatusCode.INTERNAL), _said(got))
         length = got.headers.get(JSON_LENGTH.lower())
-        return answer(got.body, int(length) if length else None)
+        try:
+            return answer(got.body, int(length) if length else None)
+        except BadAnswer as error:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, f"not_the_protocol: {error}")
 
     def _find(self, message: Any, context: grpc.ServicerContext) -> Served:
         served = self._catalog.find(message.name, message.version or None)
         if served is not None:
             return served
-        what = f"there is no model {message.name!r}"
+        what = f"model_not_found: there is no model {message.name!r}"
         if self._catalog.find(message.name) is not None:
-            what = f"model {message.name!r} has no version {message.version!r}"
+            what = f"model_not_found: model {message.name!r} has no version {message.version!r}"
         context.abort(grpc.StatusCode.NOT_FOUND, what)
         raise AssertionError  # abort raises
 

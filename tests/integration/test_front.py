@@ -37,6 +37,9 @@ def handle(data, context):
         time.sleep(float(value))
     elif order == "fail":
         raise ValueError(value)
+    elif order == "raise":
+        from ts.utils.util import PredictionException
+        raise PredictionException("because", int(value))
     elif order == "refuse":
         context.set_response_status(418, "Teapot", idx=0)
         return ['{"mine": "%s"}' % value]
@@ -196,6 +199,12 @@ def test_nothing_else_is_there(front, path):
     assert requests.options(f"{front.url}/", timeout=10).status_code == 404
 
 
+@pytest.mark.parametrize("path", ["/predictions/%zz", "/v2/models/%zz/infer", "/%zz"])
+def test_a_path_that_cannot_be_decoded_is_a_bad_request(front, path):
+    answer = raw(front, f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 400 "), answer
+
+
 @pytest.mark.parametrize("target", [b"*", b"**", b"http://x", b"http://x/models"])
 def test_a_target_that_is_no_path(front, target):
     answer = raw(front, b"POST " + target + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
@@ -237,6 +246,10 @@ def test_a_handlers_own_answers_stay_as_they_are(front):
 
 def test_a_handler_that_raises(front):
     error(tell(front, "fail now"), 500, "handler_failed")
+    for status in (401, 403, 404, 405, 409, 422, 429, 501, 504, 507, 599):
+        assert (
+            error(tell(front, f"raise {status}"), status, "handler_failed")["message"] == "because"
+        )
 
 
 def test_no_header_steers_the_handler(front):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from server.grpc_infer import BadTensor, answer, request
+from server.grpc_infer import BadAnswer, BadTensor, answer, request
 from server.grpc_messages import MESSAGES
 
 CONTENTS = [
@@ -82,3 +82,11 @@ def test_an_answer_has_all_its_tensors_raw():
     assert (found.model_name, found.id) == ("m", "i")
     assert found.parameters["dead"].string_param == '["l"]'
     assert not found.outputs[0].parameters
+
+
+@pytest.mark.parametrize(
+    "body", [b"hello", b"[]", b"{}", b'{"model_name": "m"}', b'{"outputs": 1}']
+)
+def test_an_answer_of_somebody_elses_handler_is_told_apart(body):
+    with pytest.raises(BadAnswer):
+        answer(body, None)
