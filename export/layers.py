@@ -30,6 +30,7 @@ _ACTIVATIONS: Final = (
     *(nn.Threshold,),
 )
 _ROWS: Final = (3, 5)
+_MOST_PROBES: Final = 32
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,11 @@ def describe(
             for call in calls:
                 order.setdefault(call.name, [path for path, _ in call.parts])
             calls.clear()
-    axes = _row_axes(module, names, _many_rows(cases), independent) if row_axis else {}
+    axes: dict[str, tuple[int, ...]] = {}
+    for example in _probes(cases, independent) if row_axis else ():
+        if axes.keys() >= order.keys():
+            break
+        axes = _row_axes(module, names, example, independent) | axes
     kinds = {name: _kind(layer) for name, layer in module.named_modules()}
     return tuple(
         Layer(
@@ -204,6 +209,17 @@ def _many_rows(cases: Sequence[Example]) -> Example:
     shapes = [tensor.shape[1:] for tensor in cases[0]]
     fitting = [case for case in cases if [tensor.shape[1:] for tensor in case] == shapes]
     return tuple(torch.cat(columns) for columns in zip(*fitting, strict=True))
+
+
+def _probes(cases: Sequence[Example], independent: bool) -> Iterator[Example]:
+    """Yield inputs to find row axes with; each case for the layers that the rest does not reach.
+
+    Not where rows share a batch: a layer that only some batches run is measured for each request
+    alone, and having no row axis is how that is known.
+    """
+    yield _many_rows(cases)
+    if not independent:
+        yield from cases[:_MOST_PROBES]
 
 
 def _row_axes(

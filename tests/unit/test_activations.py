@@ -10,12 +10,14 @@ import torch
 from torch import nn
 
 from engine import plain_graph
+from export.definition import from_model_file
 from export.layers import watch
 from export.pipeline import export_model
 from formats.layers import Layers
 from handlers import observe
 from handlers.model import Model
 from handlers.service import Request, Service
+from tests.conftest import ROOT
 from tests.networks import (
     Branching,
     Encoder,
@@ -342,3 +344,17 @@ def test_nobody_gets_the_statistics_of_others_where_a_branch_depends_on_the_batc
     assert together == alone
     assert [one["activations"]["layers"]["out"]["elements"] for one in together] == [2, 2, 4]
     assert ["cap" in one["activations"]["layers"] for one in together] == [False, True, False]
+
+
+def test_rows_are_told_apart_on_both_sides_of_a_branch(tmp_path):
+    own = from_model_file(ROOT / "models" / "control_flow.py")
+    archive = export_model(own, tmp_path, layers=("*",)).archive
+    with zipfile.ZipFile(archive) as content:
+        content.extractall(tmp_path / "unpacked")
+    service = Service(Model(tmp_path / "unpacked", CPU))
+    width = own.examples[0][0].shape[-1]
+    for sign in (1.0, -1.0):
+        body = json.dumps({"inputs": [[sign] * width, [2 * sign] * width]}).encode()
+        answer = json.loads(service.handle([Request(body, {"x-activations": "stats"})])[0].body)
+        for name, layer in answer["activations"]["layers"].items():
+            assert len(layer["rows"]) == 2, name
