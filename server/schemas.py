@@ -1,5 +1,6 @@
 """JSON Schemas of what a model takes and answers, made from its signature."""
 
+from dataclasses import replace
 from typing import Any, Final
 
 from formats.datatypes import DATATYPES
@@ -79,7 +80,12 @@ def predict_answer(signature: Signature) -> Schema:
 
 def explain_answer(signature: Signature) -> Schema:
     """What `/explanations/NAME` and `/v1/models/NAME:explain` answer."""
-    inputs = [spec for spec in signature.inputs if "float" in spec.dtype]
+    # What an input may hold bounds no attribution to it.
+    inputs = [
+        replace(spec, minimum=None, maximum=None)
+        for spec in signature.inputs
+        if "float" in spec.dtype
+    ]
     attribution = (_row(spec, answer=True) for spec in inputs)
     if not signature.row_axis:
         attribution = (_nested(spec, spec.shape, answer=True) for spec in inputs)
