@@ -44,6 +44,13 @@ HEADERS = {
     "x-correlation-id": ["mine", "\r\n[PID]1", "x" * 9000],
     "describe": ["True"],
     "explain": ["True"],
+    "x-explain": [
+        "", "saliency", "integrated_gradients; steps=2", "gradient_flow", "saliency; target=[1, 0]",
+        "saliency; target=[[[", "input_x_gradient; target=\"a\"; layers=*",
+        "saliency; target=1e999",
+        "saliency; baseline=-1e39; steps=1", "integrated_gradients; baseline=1e38", "[METRICS];;",
+        "saliency; target=" + "[" * 9000, "saliency; steps=" + "9" * 5000, "\u00fc",
+    ],
     LENGTH: ["", "0", "1", "-1", "99999999", "9" * 30, "1.0", "\u0661", " 5 ", "[PID]"],
 }  # fmt: skip
 
