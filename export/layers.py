@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from types import MethodType
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ from export.inputs import Example
 from export.rewrite import opens, rewritten
 from export.signature import with_rows
 from export.tensors import compare
-from formats.layers import Layer
+from formats.layers import Layer, fits
 from formats.structure import flatten
 
 __all__ = ["Call", "choose", "describe", "watch"]
@@ -109,7 +108,7 @@ def choose(
     if patterns:
         chosen: set[str] = set()
         for pattern in patterns:
-            found = {name for name in names if _fits(name, layers[name], pattern)}
+            found = {name for name in names if fits(name, _kind(layers[name]), pattern)}
             if not found:
                 raise ExportError(
                     f"--layers {pattern!r} fits no layer that can be hooked",
@@ -120,12 +119,6 @@ def choose(
     return {name for name in names if isinstance(layers[name], _ACTIVATIONS)} | _feeding(
         module, names, example
     )
-
-
-def _fits(name: str, layer: nn.Module, pattern: str) -> bool:
-    if pattern.startswith("type:"):
-        return fnmatchcase(_kind(layer), pattern.removeprefix("type:"))
-    return fnmatchcase(name, pattern)
 
 
 def _kind(layer: nn.Module) -> str:

@@ -17,11 +17,11 @@ from export.inputs import Example
 from export.layers import choose, describe, watch
 from export.rounding import Rounding
 from export.tensors import compare, leaves
-from formats.activation import LayerStatistics
 from formats.certificate import Check
 from formats.layers import Layer, Layers
 from formats.observation import layer_key, totals
 from formats.signature import Signature
+from formats.statistics import LayerStatistics
 
 __all__ = ["Observable", "apart", "check", "compile_hooks"]
 

@@ -1,63 +1,18 @@
 """The activation record: what one request's layers looked like, as one line of JSON."""
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from formats.gradient import Gradients
+from formats.statistics import LayerRecord, LayerStatistics
 
 VERSION: Final = 1
 
 
-@dataclass(frozen=True)
-class LayerStatistics:
-    """Statistics over the elements of one layer's output.
-
-    The numbers are those that NumPy gives (`mean`, population `std`, `min`, `max`), NaN and
-    infinities included; what is not finite is None, JSON's null. Complex outputs are measured
-    by their magnitude. An empty output has None for all but the counts.
-
-    Attributes:
-        elements: how many elements there are.
-        mean: their mean.
-        std: their population standard deviation; 0 for a single element.
-        min: the least.
-        max: the greatest.
-        zero_fraction: which part of them is exactly zero, 0 to 1.
-        non_finite: how many of them are NaN or infinite.
-    """
-
-    elements: int
-    mean: float | None
-    std: float | None
-    min: float | None
-    max: float | None
-    zero_fraction: float | None
-    non_finite: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields in their order."""
-        return dict(vars(self))
-
-
-@dataclass(frozen=True)
-class LayerRecord:
-    """One layer in one request.
-
-    Attributes:
-        total: over all rows of the request.
-        rows: each row by itself; empty for a request of one row, and for a layer whose output
-            has no row axis.
-    """
-
-    total: LayerStatistics
-    rows: tuple[LayerStatistics, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the total's fields, and "rows" where there are several."""
-        fields = self.total.to_json()
-        if self.rows:
-            fields["rows"] = [row.to_json() for row in self.rows]
-        return fields
+def now() -> str:
+    """Return the time as a record has it: RFC 3339 in UTC with milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 @dataclass(frozen=True)
@@ -73,7 +28,7 @@ class Activations:
         dead: layers all of whose elements were zero.
     """
 
-    layers: dict[str, LayerRecord]
+    layers: dict[str, LayerRecord[LayerStatistics]]
     non_finite: str | None = None
     dead: tuple[str, ...] = field(default=())
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from formats.statistics import GradientStatistics, LayerRecord
+
 __all__ = [
     "EXPLODING",
     "VANISHING",
-    "GradientRecord",
-    "GradientStatistics",
     "Gradients",
     "gradient_flow",
 ]
@@ -16,58 +16,6 @@ __all__ = [
 VANISHING: Final = 1e-3
 EXPLODING: Final = 1e3
 """Bounds of a layer's gradient norm, as shares of the norm where the way back begins."""
-
-
-@dataclass(frozen=True)
-class GradientStatistics:
-    """Statistics over the elements of the gradient with respect to one layer's output.
-
-    What is not finite is None, JSON's null; the gradient of an empty output has None for all but
-    the counts. Complex gradients are measured by their magnitude.
-
-    Attributes:
-        elements: how many elements there are.
-        norm: their 2-norm.
-        mean: their mean.
-        std: their population standard deviation.
-        min: the least.
-        max: the greatest.
-        zero_fraction: which part of them is exactly zero, 0 to 1.
-        non_finite: how many of them are NaN or infinite.
-    """
-
-    elements: int
-    norm: float | None
-    mean: float | None
-    std: float | None
-    min: float | None
-    max: float | None
-    zero_fraction: float | None
-    non_finite: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields in their order."""
-        return dict(vars(self))
-
-
-@dataclass(frozen=True)
-class GradientRecord:
-    """The gradient at one layer.
-
-    Attributes:
-        total: over all rows.
-        rows: each row by itself; empty where there is one row or no row axis, and in training.
-    """
-
-    total: GradientStatistics
-    rows: tuple[GradientStatistics, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the total's fields, and "rows" where there are several."""
-        fields = self.total.to_json()
-        if self.rows:
-            fields["rows"] = [row.to_json() for row in self.rows]
-        return fields
 
 
 @dataclass(frozen=True)
@@ -83,7 +31,7 @@ class Gradients:
     """
 
     of: str
-    layers: Mapping[str, GradientRecord]
+    layers: Mapping[str, LayerRecord[GradientStatistics]]
     vanishing: tuple[str, ...] = ()
     exploding: tuple[str, ...] = ()
 
@@ -96,7 +44,7 @@ class Gradients:
         }
 
 
-def gradient_flow(of: str, layers: Mapping[str, GradientRecord]) -> Gradients:
+def gradient_flow(of: str, layers: Mapping[str, LayerRecord[GradientStatistics]]) -> Gradients:
     """Compare each layer's gradient norm with that of the layer where the way back begins.
 
     That is the last one in the order of the forward pass with a finite norm above zero. Less than

@@ -1,6 +1,7 @@
 """The layers of an exported model that can be observed, in execution order."""
 
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
@@ -8,6 +9,19 @@ from formats.document import FormatError, read_document, write_document
 
 VERSION: Final = 1
 FILE_NAME: Final = "layers.json"
+
+
+def fits(name: str, kind: str, pattern: str) -> bool:
+    """Tell whether a pattern means a layer.
+
+    Args:
+        name: the layer's qualified name.
+        kind: the name of its class.
+        pattern: a glob on names (`block*.relu`), or on classes (`type:Conv*`).
+    """
+    if pattern.startswith("type:"):
+        return fnmatchcase(kind, pattern.removeprefix("type:"))
+    return fnmatchcase(name, pattern)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from formats.activation import LayerStatistics
-from formats.gradient import GradientStatistics
 from formats.layers import Layer
+from formats.statistics import GradientStatistics, LayerStatistics
 
 __all__ = [
     "GRADIENT",
@@ -160,7 +159,7 @@ def merge_gradient(
     norm = None
     if own.mean is not None and own.std is not None:
         norm = math.sqrt(own.elements * (own.mean * own.mean + own.std * own.std))
-    return GradientStatistics(norm=norm, **vars(own))
+    return GradientStatistics(**vars(own), norm=norm)
 
 
 def totals(

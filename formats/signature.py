@@ -47,6 +47,11 @@ class TensorSpec:
     image: Image | None = None
     labels: tuple[str, ...] = ()
 
+    @property
+    def is_float(self) -> bool:
+        """Whether its values are floating-point numbers."""
+        return "float" in self.dtype
+
     def __str__(self) -> str:
         """Return e.g. `float32[-1, 8, 8]`."""
         return f"{self.dtype}{list(self.shape)}"

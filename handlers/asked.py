@@ -125,17 +125,9 @@ def _answer_type(headers: Mapping[str, str], signature: Signature, wanted: Wante
     """
     one_array = len(signature.outputs) == 1 and wanted is None
     offers = _OF_ONE_ARRAY if one_array else (media.JSON,)
-    chosen = media.choose(headers.get("accept"), offers)
-    if chosen is not None:
-        return chosen
     why = ""
     if wanted is not None:
         why = ": it holds activations"
     elif not one_array:
         why = f": it holds the outputs {', '.join(spec.name for spec in signature.outputs)}"
-    raise RequestError(
-        "not_acceptable",
-        f"the answer cannot be had as {headers['accept']!a}"[:200] + why[:500],
-        status=406,
-        expected=", ".join(offers),
-    )
+    return media.negotiate(headers.get("accept"), offers, "the answer", why)

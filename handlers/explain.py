@@ -93,7 +93,7 @@ def parse_explanation(
     method = fields.get("method", INTEGRATED_GRADIENTS).lower()
     if method not in METHODS:
         raise _refused(f"there is no method {method!a}", ", ".join(METHODS))
-    differentiable = [spec.name for spec in signature.inputs if _is_float(spec.dtype)]
+    differentiable = [spec.name for spec in signature.inputs if spec.is_float]
     if method != FLOW and not differentiable:
         raise _refused(
             "the model has no floating-point input, so no input has a gradient",
@@ -129,7 +129,7 @@ def _fields(text: str) -> dict[str, str]:
 
 
 def _output(name: str | None, signature: Signature) -> int:
-    usable = [spec.name for spec in signature.outputs if _is_float(spec.dtype)]
+    usable = [spec.name for spec in signature.outputs if spec.is_float]
     if not usable:
         raise _refused("the model has no floating-point output", "one that has a gradient")
     if name is not None and name not in usable:
@@ -165,10 +165,6 @@ def _baseline(text: str | None) -> float:
     if not math.isfinite(value):
         raise _refused(f"baseline={text!a} is not understood", "a finite number")
     return value
-
-
-def _is_float(dtype: str) -> bool:
-    return dtype in ("float32", "float64", "float16", "bfloat16")
 
 
 def _refused(message: str, expected: str) -> RequestError:

@@ -41,19 +41,11 @@ def answer_type(
     Raises:
         RequestError: the client accepts none that this request can have (status 406).
     """
-    floats = sum("float" in spec.dtype for spec in signature.inputs)
+    floats = sum(spec.is_float for spec in signature.inputs)
     offers: tuple[str, ...] = (media.JSON,)
     if explanation.method != FLOW and floats == 1 and not looks:
         offers += (media.NPY, media.PNG) if is_picture(signature) else (media.NPY,)
-    chosen = media.choose(headers.get("accept"), offers)
-    if chosen is None:
-        raise RequestError(
-            "not_acceptable",
-            f"this explanation cannot be had as {headers['accept']!a}"[:300],
-            status=406,
-            expected=", ".join(offers),
-        )
-    return chosen
+    return media.negotiate(headers.get("accept"), offers, "this explanation")
 
 
 def document(explained: Explained, signature: Signature) -> dict[str, Any]:

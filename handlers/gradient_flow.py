@@ -6,17 +6,18 @@ import torch
 from torch import Tensor
 
 from engine.statistics import inspect_rows, summarise_rows
-from formats.gradient import GradientRecord, GradientStatistics
 from formats.observation import Recorded, merge_gradient
+from formats.statistics import GradientStatistics, LayerRecord
 from handlers.differentiable import Run
 from handlers.faults import differentiating
+from handlers.observe import to_lists
 
 __all__ = ["flow"]
 
 
 def flow(
     score: Tensor, inputs: Sequence[Tensor], run: Run, chosen: frozenset[str], rows: int
-) -> tuple[dict[str, GradientRecord], list[Tensor | None]]:
+) -> tuple[dict[str, LayerRecord[GradientStatistics]], list[Tensor | None]]:
     """Differentiate a score with respect to what the layers put out, and to the inputs.
 
     Args:
@@ -51,7 +52,7 @@ def flow(
     return layers, list(found[: len(inputs)])
 
 
-def _record(record: Recorded, gradient: Tensor, rows: int) -> GradientRecord:
+def _record(record: Recorded, gradient: Tensor, rows: int) -> LayerRecord[GradientStatistics]:
     # In double precision the square of a small gradient is no zero.
     values = gradient.abs() if gradient.is_complex() else gradient
     values = values.double()
@@ -60,7 +61,7 @@ def _record(record: Recorded, gradient: Tensor, rows: int) -> GradientRecord:
     summarise_rows(values, record.axis, found, facts)
     inspect_rows(values, record.axis, found, [])
     units, count = facts
-    *vectors, zeros, strange = (vector.tolist() for vector in found)
+    *vectors, zeros, strange = to_lists([found])
     share = units // rows
 
     def statistics(own: range) -> GradientStatistics:
@@ -70,4 +71,4 @@ def _record(record: Recorded, gradient: Tensor, rows: int) -> GradientRecord:
     each: tuple[GradientStatistics, ...] = ()
     if record.axis >= 0 and rows > 1:
         each = tuple(statistics(range(row * share, (row + 1) * share)) for row in range(rows))
-    return GradientRecord(statistics(range(units)), each)
+    return LayerRecord(statistics(range(units)), each)

@@ -23,7 +23,7 @@ _MOST_VALUES: Final = 32_000_000
 
 def is_picture(signature: Signature) -> bool:
     """Tell whether a model has one floating-point input, and rows of it are pictures."""
-    inputs = [spec for spec in signature.inputs if "float" in spec.dtype]
+    inputs = [spec for spec in signature.inputs if spec.is_float]
     shape = inputs[0].shape[signature.row_axis :] if len(inputs) == 1 else ()
     return len(shape) == 2 or (len(shape) == 3 and {shape[0], shape[2]} & {*_CHANNELS, -1} != set())
 

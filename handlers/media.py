@@ -12,7 +12,7 @@ from typing import Final
 
 from handlers.errors import RequestError
 
-__all__ = ["IMAGE", "JSON", "NPY", "PNG", "RAW", "body_type", "choose"]
+__all__ = ["IMAGE", "JSON", "NPY", "PNG", "RAW", "body_type", "choose", "negotiate"]
 
 JSON: Final = "application/json"
 NPY: Final = "application/x-npy"
@@ -113,4 +113,27 @@ def choose(accept: str | None, offers: tuple[str, ...]) -> str | None:
         rank = (ranges[-place].quality, fit, place)
         if rank[0] > 0 and (chosen is None or rank > best):
             best, chosen = rank, offer
+    return chosen
+
+
+def negotiate(accept: str | None, offers: tuple[str, ...], what: str, why: str = "") -> str:
+    """Return the media type that a client likes best, or refuse.
+
+    Args:
+        accept: the value of its Accept header, if it sent one.
+        offers: what it can have.
+        what: what is offered, for the error.
+        why: why there is no more than that.
+
+    Raises:
+        RequestError: it accepts none of them (status 406).
+    """
+    chosen = choose(accept, offers)
+    if chosen is None:
+        raise RequestError(
+            "not_acceptable",
+            f"{what} cannot be had as {accept!a}"[:200] + why[:500],
+            status=406,
+            expected=", ".join(offers),
+        )
     return chosen

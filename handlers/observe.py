@@ -8,9 +8,10 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from formats.activation import Activations, LayerRecord
+from formats.activation import Activations
 from formats.layers import Layer
 from formats.observation import Recorded, is_suspect, merge
+from formats.statistics import LayerRecord, LayerStatistics
 from handlers.errors import RequestError
 from handlers.values import Array
 
@@ -104,7 +105,7 @@ class Observation:
 
     def _record(
         self, one: Recorded, start: int, stop: int, inspection: "Inspection | None"
-    ) -> LayerRecord:
+    ) -> LayerRecord[LayerStatistics]:
         five = self.vectors[one.first : one.first + 5]
 
         def statistics(first: int, last: int) -> Any:

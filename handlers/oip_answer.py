@@ -6,9 +6,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from formats.activation import Activations, LayerRecord
+from formats.activation import Activations
 from formats.datatypes import DATATYPES
 from formats.signature import Signature
+from formats.statistics import LayerRecord, LayerStatistics
 from handlers.datatypes import to_raw
 from handlers.observe import layer_of
 from handlers.oip import PREFIX, Envelope, Requested
@@ -130,7 +131,7 @@ def _statistics(one: Requested, seen: Activations) -> list[Tensor]:
     ]
 
 
-def _table(record: LayerRecord) -> Array:
+def _table(record: LayerRecord[LayerStatistics]) -> Array:
     """Return float64 [rows, 7], or [1, 7] for a layer without rows; NaN for what is None."""
     rows = record.rows or (record.total,)
     cells = [[getattr(row, column) for column in COLUMNS] for row in rows]

@@ -3,10 +3,9 @@
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 
-from formats.activation import ActivationRecord, Activations
+from formats.activation import ActivationRecord, Activations, now
 from formats.gradient import Gradients
 from formats.signature import Signature
 from handlers.activation_log import ActivationLog
@@ -100,7 +99,7 @@ class Recorder:
             return
         self._log.write(
             ActivationRecord(
-                time=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+                time=now(),
                 model=self._signature.model,
                 model_version=self._signature.model_version,
                 request_id=request_id,

@@ -82,9 +82,7 @@ def explain_answer(signature: Signature) -> Schema:
     """What `/explanations/NAME` and `/v1/models/NAME:explain` answer."""
     # What an input may hold bounds no attribution to it.
     inputs = [
-        replace(spec, minimum=None, maximum=None)
-        for spec in signature.inputs
-        if "float" in spec.dtype
+        replace(spec, minimum=None, maximum=None) for spec in signature.inputs if spec.is_float
     ]
     attribution = (_row(spec, answer=True) for spec in inputs)
     if not signature.row_axis:
@@ -98,7 +96,7 @@ def explain_answer(signature: Signature) -> Schema:
             "convergence_delta": {"type": ["number", "null"]},
         },
     )
-    outputs = [spec.name for spec in signature.outputs if "float" in spec.dtype]
+    outputs = [spec.name for spec in signature.outputs if spec.is_float]
     return _object(
         {
             "explanations": _list(entry),
@@ -195,7 +193,7 @@ def _nested(spec: TensorSpec, shape: tuple[int, ...], answer: bool) -> Schema:
 
 
 def _element(spec: TensorSpec, answer: bool) -> Schema:
-    kind = "number" if "float" in spec.dtype else "boolean" if spec.dtype == "bool" else "integer"
+    kind = "number" if spec.is_float else "boolean" if spec.dtype == "bool" else "integer"
     # JSON has no word for NaN and infinity but null.
     schema: Schema = {"type": ["number", "null"] if answer and kind == "number" else kind}
     if spec.minimum is not None:

@@ -23,6 +23,12 @@ settings.register_profile("long", max_examples=60_000, **_ANY_SPEED)
 settings.load_profile("short")
 
 
+def model_file(name: str) -> Path:
+    """Return a model file of `tests/model_files`, or else of `models`."""
+    own = MODEL_FILES / f"{name}.py"
+    return own if own.exists() else ROOT / "models" / f"{name}.py"
+
+
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
     """Export a model file of `tests/model_files` or `models`, once a session."""
@@ -31,9 +37,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Export
 
     def export(name: str) -> Exported:
         if name not in done:
-            own = MODEL_FILES / f"{name}.py"
-            path = own if own.exists() else ROOT / "models" / f"{name}.py"
-            done[name] = export_model(from_model_file(path), store)
+            done[name] = export_model(from_model_file(model_file(name)), store)
         return done[name]
 
     return export

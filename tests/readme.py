@@ -1,7 +1,11 @@
-"""README.md, read as code: its fenced blocks with their roles."""
+"""README.md and the pages of docs/, read as code: their fenced blocks with their roles."""
 
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.conftest import ROOT
 
@@ -27,3 +31,30 @@ def blocks() -> list[Block]:
 def shell(role: str) -> list[str]:
     """Return the shell blocks of one role."""
     return [block.text for block in blocks() if block.language == "sh" and block.role == role]
+
+
+def run_page(name: str, url: str, folder: Path) -> Iterator[tuple[str, str]]:
+    """Run the shell blocks with a role of a page in docs/, in order.
+
+    Args:
+        name: of the page.
+        url: of the server to ask.
+        folder: where to run them.
+
+    Yields:
+        The role and what was printed.
+    """
+    page = (ROOT / "docs" / name).read_text()
+    for role, text in re.findall(r"^```sh (\w+)\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL):
+        command = text.replace("http://127.0.0.1:8080", url)
+        command = command.replace(".venv/bin/python", sys.executable)
+        command = command.replace("docs/images", str(ROOT / "docs" / "images"))
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        yield role, done.stdout

@@ -1,10 +1,11 @@
 """Which layers of an eager module a pattern means."""
 
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
+
+from formats.layers import fits
 
 __all__ = ["matching", "refuse_unobservable"]
 
@@ -26,7 +27,7 @@ def matching(model: nn.Module, patterns: Iterable[str]) -> dict[nn.Module, str]:
     layers = [pair for pair in model.named_modules(remove_duplicate=False) if pair[0]]
     found: set[str] = set()
     for pattern in patterns:
-        own = {name for name, layer in layers if _fits(name, layer, pattern)}
+        own = {name for name, layer in layers if fits(name, type(layer).__name__, pattern)}
         if not own:
             names = ", ".join(name for name, _ in layers) or "none"
             raise ValueError(f"{pattern!r} fits no layer; the layers are {names}")
@@ -36,12 +37,6 @@ def matching(model: nn.Module, patterns: Iterable[str]) -> dict[nn.Module, str]:
         if name in found:
             chosen.setdefault(layer, name)
     return chosen
-
-
-def _fits(name: str, layer: nn.Module, pattern: str) -> bool:
-    if pattern.startswith("type:"):
-        return fnmatchcase(type(layer).__name__, pattern.removeprefix("type:"))
-    return fnmatchcase(name, pattern)
 
 
 def refuse_unobservable(model: nn.Module) -> None:

@@ -1,11 +1,11 @@
 """The record of a step, in the activation log's own format."""
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 
-from formats.activation import ActivationRecord, Activations, LayerRecord
-from formats.gradient import GradientRecord, gradient_flow
+from formats.activation import ActivationRecord, Activations, now
+from formats.gradient import gradient_flow
+from formats.statistics import LayerRecord
 from training.step import Step
 
 __all__ = ["append_record", "record_of"]
@@ -16,7 +16,7 @@ def record_of(step: Step, model: str, version: str, request_id: str) -> Activati
     measured = step.meter.read()
     layers = {part.key: LayerRecord(measured[part.output].activation()) for part in step.parts}
     gradients = {
-        part.key: GradientRecord(measured[part.gradient].gradient())
+        part.key: LayerRecord(measured[part.gradient].gradient())
         for part in step.parts
         if part.gradient is not None
     }
@@ -31,7 +31,7 @@ def record_of(step: Step, model: str, version: str, request_id: str) -> Activati
     )
     dead = tuple(key for key, record in layers.items() if record.total.zero_fraction == 1)
     return ActivationRecord(
-        time=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        time=now(),
         model=model,
         model_version=version,
         request_id=request_id,

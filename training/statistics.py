@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from engine.statistics import by_rows
-from formats.activation import LayerStatistics
-from formats.gradient import GradientStatistics
+from formats.statistics import GradientStatistics, LayerStatistics
 
 __all__ = ["Measured", "Meter", "moments"]
 
@@ -79,7 +78,7 @@ class Measured:
         if self.elements:
             mean, variance = self.numbers[:2]
             norm = _finite(math.sqrt(max(0.0, self.elements * (mean * mean + variance))))
-        return GradientStatistics(self.elements, norm, *self._fields())
+        return GradientStatistics(self.elements, *self._fields(), norm)
 
     def _fields(self) -> _Fields:
         if not self.elements:

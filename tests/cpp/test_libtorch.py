@@ -12,7 +12,7 @@ import torch
 
 from export.definition import from_model_file
 from export.pipeline import export_model
-from tests.conftest import MODEL_FILES, ROOT
+from tests.conftest import ROOT, model_file
 from tests.cpp.cases import Cases, cases_of
 from tests.cpp.conftest import run
 from tests.networks import Recurrent, Transformer, definition
@@ -39,8 +39,7 @@ def cases(exported, tmp_path_factory) -> Callable[[str], Cases]:
 
     def make(name: str) -> Cases:
         if name not in done:
-            own = MODEL_FILES / f"{name}.py"
-            path = own if own.exists() else ROOT / "models" / f"{name}.py"
+            path = model_file(name)
             done[name] = cases_of(
                 from_model_file(path), exported(name), tmp_path_factory.mktemp(name)
             )

@@ -1,8 +1,6 @@
 """Explanations over HTTP: at both paths, as the page prints them, and among predictions."""
 
 import json
-import re
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,6 +9,7 @@ from captum.attr import Saliency
 
 from export.definition import from_model_file
 from tests.conftest import ROOT
+from tests.readme import run_page
 
 
 def test_both_paths_explain_and_predictions_stay_predictions(server):
@@ -26,28 +25,18 @@ def test_both_paths_explain_and_predictions_stay_predictions(server):
 
 
 def test_the_lines_of_the_page_work(server, tmp_path):
-    page = (ROOT / "docs" / "explanations.md").read_text()
-    found = re.findall(r"^```sh (\w+)\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
-    assert [role for role, _ in found] == ["explain", "picture", "reversal"]
-    for role, text in found:
-        command = text.replace("http://127.0.0.1:8080", server.url)
-        command = command.replace("docs/images", str(ROOT / "docs" / "images"))
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", command],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        )
+    roles = []
+    for role, printed in run_page("explanations.md", server.url, tmp_path):
+        roles.append(role)
         if role == "picture":
             assert (tmp_path / "why.png").read_bytes().startswith(b"\x89PNG")
         elif role == "explain":
-            assert json.loads(done.stdout)["explanations"][0]["label"] == "7"
+            assert json.loads(printed)["explanations"][0]["label"] == "7"
         else:
-            layers = json.loads(done.stdout)["gradients"]["layers"]
+            layers = json.loads(printed)["gradients"]["layers"]
             turned = layers["features"]["mean"] / layers["reversal"]["mean"]
             np.testing.assert_allclose(turned, -0.3, rtol=1e-3)
+    assert roles == ["explain", "picture", "reversal"]
 
 
 def test_a_mixed_load_mixes_nothing_up(server):

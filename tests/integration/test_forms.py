@@ -3,9 +3,6 @@
 import gzip
 import io
 import json
-import re
-import subprocess
-import sys
 import zlib
 
 import numpy as np
@@ -15,6 +12,7 @@ import torch
 
 from export.definition import from_model_file
 from tests.conftest import ROOT
+from tests.readme import run_page
 
 URL = "/predictions/digits"
 NPY = {"content-type": "application/x-npy"}
@@ -164,22 +162,11 @@ def test_hostile_ids_come_back_nowhere(server, x):
 
 
 def test_the_lines_of_the_page_work(server, tmp_path):
-    page = (ROOT / "docs" / "requests.md").read_text()
-    found = re.findall(r"^```sh (\w+)\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
-    assert {role for role, _ in found} == {"npy", "raw", "picture", "binary", "accept", "gzip"}
-    for role, text in found:
-        command = text.replace("http://127.0.0.1:8080", server.url)
-        command = command.replace(".venv/bin/python", sys.executable)
-        command = command.replace("docs/images", str(ROOT / "docs" / "images"))
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", command],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        )
+    roles = set()
+    for role, printed in run_page("requests.md", server.url, tmp_path):
+        roles.add(role)
         if role == "accept":
             assert np.load(tmp_path / "answer.npy").shape == (1, 10)
         else:
-            assert '"outputs":' in done.stdout, done.stdout
+            assert '"outputs":' in printed, printed
+    assert roles == {"npy", "raw", "picture", "binary", "accept", "gzip"}

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
-from formats.activation import ActivationRecord, Activations, LayerRecord, LayerStatistics
+from formats.activation import ActivationRecord, Activations
+from formats.statistics import LayerRecord, LayerStatistics
 from handlers import jsontext, log_process, log_writer
 from handlers.activation_log import ActivationLog
 from handlers.log_settings import LogSettings

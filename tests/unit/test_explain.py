@@ -19,7 +19,7 @@ from export.pipeline import export_model
 from formats.layers import Layers
 from handlers.model import Model
 from handlers.service import Request, Service
-from tests.conftest import MODEL_FILES, ROOT
+from tests.conftest import model_file
 from tests.networks import (
     Branching,
     Encoder,
@@ -73,12 +73,7 @@ def served(tmp_path_factory):
 
     def serve(kind):
         if kind not in made:
-            if isinstance(kind, str):
-                path = MODEL_FILES / f"{kind}.py"
-                path = path if path.exists() else ROOT / "models" / f"{kind}.py"
-                own = from_model_file(path)
-            else:
-                own = definition(kind)
+            own = from_model_file(model_file(kind)) if isinstance(kind, str) else definition(kind)
             made[kind] = Served(own, tmp_path_factory.mktemp("explained"))
         return made[kind]
 

@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from engine.statistics import summarise_rows
-from formats.gradient import GradientRecord, GradientStatistics, gradient_flow
+from formats.gradient import gradient_flow
 from formats.observation import merge_gradient
+from formats.statistics import GradientStatistics, LayerRecord
 
 
 def record(norm, non_finite=0, elements=4):
-    numbers = GradientStatistics(elements, norm, 0.0, 0.0, 0.0, 0.0, 0.0, non_finite)
-    return GradientRecord(numbers)
+    numbers = GradientStatistics(elements, 0.0, 0.0, 0.0, 0.0, 0.0, non_finite, norm)
+    return LayerRecord(numbers)
 
 
 def flags(**norms):

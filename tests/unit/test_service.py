@@ -17,7 +17,7 @@ from handlers.decode import Question
 from handlers.model import Model, use_threads
 from handlers.service import Request, Service
 from handlers.torchserve import too_large
-from tests.conftest import MODEL_FILES, ROOT
+from tests.conftest import model_file
 
 CPU = torch.device("cpu")
 
@@ -35,8 +35,7 @@ def service(exported, tmp_path):
 
 
 def eager(name: str, *values):
-    own = MODEL_FILES / f"{name}.py"
-    definition = from_model_file(own if own.exists() else ROOT / "models" / f"{name}.py")
+    definition = from_model_file(model_file(name))
     with torch.no_grad():
         return definition.module(*values)
 
