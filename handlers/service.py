@@ -95,7 +95,7 @@ class Service:
 
     def _asked(self, request: Request, draw: float) -> Asked:
         asked = read(request, self._model.signature, self._model.layers, self._limit)
-        return replace(asked, sampled=self._recorder.samples(draw))
+        return replace(asked, sampled=True) if self._recorder.samples(draw) else asked
 
     def _record(self, request: Request, outcome: _Outcome, draw: float, *, asks: bool) -> None:
         error = outcome.result if isinstance(outcome.result, RequestError) else None

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import torch
 
+from handlers import worker_protocol
 from handlers.coding import MAX_REQUEST_BYTES
 from handlers.datatypes import Buffer
 from handlers.errors import RequestError
@@ -63,6 +64,7 @@ class TorchServeAdapter:
         # The body must arrive as bytes: TorchServe would read JSON itself, slowly, and with
         # NaN and a parsed value where the error needs the text. Read on every request.
         os.environ["TS_DECODE_INPUT_REQUEST"] = "false"
+        worker_protocol.install()
         properties = context.system_properties
         self._limit = int(os.environ.get("VITRINE_MAX_RESPONSE_SIZE", _DEFAULT_LIMIT))
         settings = (context.model_yaml_config or {}).get("vitrine", {})
