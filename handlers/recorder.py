@@ -1,6 +1,7 @@
 """Which requests are measured and logged, and what the metrics say of them."""
 
 import random
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +16,7 @@ __all__ = ["Recorder", "Sample"]
 
 _LONGEST: Final = 1024
 """Characters that are kept of an identifier a client sends."""
+_GAUGE_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Recorder:
         self._settings = settings or LogSettings()
         self._log = ActivationLog(self._settings, signature.model)
         self._samples: dict[tuple[str, str], Sample] = {}
+        self._gauges_due = 0.0
         self._reported = (0, 0)
         self._random = random.Random()  # noqa: S311 (sampling is no secret)
 
@@ -114,19 +117,28 @@ class Recorder:
         )
 
     def take_samples(self) -> list[Sample]:
-        """Return what there is for the metrics since the last call."""
-        taken = list(self._samples.values())
-        self._samples.clear()
+        """Return what there is for the metrics since the last call.
+
+        Counters come at once, gauges at most once a second: TorchServe reads each as a line of
+        text, and with a few layers that takes longer than a small model's batch.
+        """
+        now = time.monotonic()
+        due = now >= self._gauges_due
+        taken = [sample for sample in self._samples.values() if due or sample.counter]
+        for sample in taken:
+            del self._samples[sample.name, sample.labels["Layer"]]
+        if not all(sample.counter for sample in taken):
+            self._gauges_due = now + _GAUGE_SECONDS
         if self._settings.mode != "off":
             counts = self._log.counts()
-            now = (counts.written, counts.total_dropped)
+            current = (counts.written, counts.total_dropped)
             names = ("vitrine_activation_records_written", "vitrine_activation_records_dropped")
             taken += [
                 Sample(name, new - old, {}, counter=True)
-                for name, new, old in zip(names, now, self._reported, strict=True)
+                for name, new, old in zip(names, current, self._reported, strict=True)
                 if new > old
             ]
-            self._reported = now
+            self._reported = current
         return taken
 
     def close(self) -> None:
@@ -144,8 +156,7 @@ class Recorder:
                 self._sample("vitrine_activation_non_finite", total.non_finite, key, counter=True)
 
     def _sample(self, name: str, value: float, layer: str, *, counter: bool = False) -> None:
-        # One for each name and layer, however many requests a batch has: TorchServe reads each
-        # as a line of text.
+        # One for each name and layer, however many requests there were.
         before = self._samples.get((name, layer))
         if counter and before is not None:
             value += before.value

@@ -102,6 +102,23 @@ def test_metrics_tell_of_layers_and_of_records(served, tmp_path):
     assert recorder.take_samples() == []
 
 
+def test_gauges_are_told_once_a_second_and_counters_at_once(served, monkeypatch):
+    service, recorder = served(mode="off")
+    clock = [100.0]
+    monkeypatch.setattr("handlers.recorder.time.monotonic", lambda: clock[0])
+
+    def told(request_id):
+        service.handle([Request(BODY, ASKING, request_id)])
+        recorder._sample("vitrine_activation_non_finite", 2, "block.1", counter=True)
+        return {sample.name: sample.value for sample in recorder.take_samples()}
+
+    assert {"vitrine_activation_mean", "vitrine_activation_non_finite"} <= told("first").keys()
+    clock[0] += 0.9
+    assert told("second") == {"vitrine_activation_non_finite": 2}
+    clock[0] += 0.2
+    assert "vitrine_activation_mean" in told("third")
+
+
 @pytest.mark.parametrize(("value", "written"), [(1e20, 1e20), (-3.5e300, -3.5e300), (0.1, 0.1)])
 def test_torchserve_reads_every_metric(value, written):
     """What Metric.java accepts: no "+" in a number, no colon, comma or bar in a label."""
