@@ -3,6 +3,8 @@
 What the export verifies is what serves, because both make it here.
 """
 
+from engine.engines import Engine, make
+from engine.processor import processor
 from engine.torchscript import (
     OBSERVE,
     PREFIX,
@@ -17,8 +19,11 @@ __all__ = [
     "OBSERVE",
     "PREFIX",
     "SUMMARY",
+    "Engine",
+    "make",
     "observed_graph",
     "plain_graph",
+    "processor",
     "set_mode",
     "unoptimized",
 ]

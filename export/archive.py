@@ -25,7 +25,14 @@ from formats.certificate import Certificate
 from formats.integrity import UNSEALED, seal, sha256
 from formats.signature import Signature
 
-__all__ = ["MODULE_FILE", "TRAVELLERS", "sample_request", "write_archive", "write_sample"]
+__all__ = [
+    "MODULE_FILE",
+    "TRAVELLERS",
+    "WARM_UP_FILE",
+    "sample_request",
+    "write_archive",
+    "write_sample",
+]
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 MODULE_FILE: Final = "model.pt"
@@ -51,6 +58,7 @@ def write_archive(
     example: Example,
     observed: Reference,
     activation_log: Mapping[str, Any],
+    engine: str,
 ) -> Certificate:
     """Write a `.mar`, whole or not at all.
 
@@ -63,6 +71,7 @@ def write_archive(
         example: one input, for warming up.
         observed: eager answers, some of which go in.
         activation_log: settings of the log, for model-config.yaml.
+        engine: the one that serves, for model-config.yaml.
 
     Returns:
         The certificate with the digests.
@@ -70,7 +79,7 @@ def write_archive(
     signature.write(folder)
     _write_warm_up(folder / WARM_UP_FILE, signature, example)
     write_cases(folder / CASES_FILE, observed)
-    config = yaml.safe_dump(_config(certificate, activation_log), sort_keys=False)
+    config = yaml.safe_dump(_config(certificate, activation_log, engine), sort_keys=False)
     (folder / CONFIG_FILE).write_text(config, encoding="utf-8")
     files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
     for room in TRAVELLERS:
@@ -127,9 +136,11 @@ def _write_warm_up(path: Path, signature: Signature, example: Example) -> None:
     np.savez(path, **arrays)  # type: ignore[arg-type]
 
 
-def _config(certificate: Certificate, activation_log: Mapping[str, Any]) -> dict[str, Any]:
+def _config(
+    certificate: Certificate, activation_log: Mapping[str, Any], engine: str
+) -> dict[str, Any]:
     batching = certificate.batching
-    own: dict[str, Any] = {"threads": 1}
+    own: dict[str, Any] = {"threads": 1, "engine": engine}
     if activation_log:
         own["activation_log"] = dict(activation_log)
     return {

@@ -70,6 +70,12 @@ def _parser() -> argparse.ArgumentParser:
         help="observe the layers of this name (block*.relu) or class (type:Conv*); again for more "
         "(default: activation functions, and what feeds an output)",
     )
+    parser.add_argument(
+        "--engine",
+        choices=("fastest", "torchscript", "onednn"),
+        default="fastest",
+        help="what runs the model where nobody says otherwise (default: the fastest, measured)",
+    )
     parser.add_argument("--model-store", type=Path, default=Path("model_store"), metavar="DIR")
     parser.add_argument("--update", action="store_true", help="skip archives that are up to date")
     parser.add_argument("--name", help="serve the model under this name")
@@ -210,6 +216,7 @@ def _export_one(file: Path | None, options: argparse.Namespace) -> None:
         "trace" if options.trace else "script",
         layers=options.layers,
         accept_mismatch=options.accept_mismatch,
+        engine=options.engine,
         progress=progress,
     )
     sources = files.paths()
@@ -228,6 +235,7 @@ def _arguments(file: Path | None, options: argparse.Namespace) -> dict[str, Any]
         "trace": options.trace,
         "accept_mismatch": options.accept_mismatch,
         "layers": options.layers,
+        "engine": options.engine,
         "name": options.name,
         "module": options.module,
         "folder": str(Path.cwd()) if options.module else None,

@@ -1,6 +1,6 @@
 """The hooks, compiled and proved: an observed graph whose numbers are those of eager hooks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -110,7 +110,7 @@ def _compile_error(module: nn.Module, layers: list[Hookable]) -> str:
 
 
 def check(
-    observed: Any,
+    summary: Callable[..., Any],
     layers: Sequence[Layer],
     definition: Definition,
     reference: Reference,
@@ -119,7 +119,7 @@ def check(
     """Compare the frozen observed graph with ordinary eager hooks and NumPy.
 
     Args:
-        observed: the graph.
+        summary: of the graph.
         layers: those hooked into it, in the order of `layers.json`.
         definition: the eager module.
         reference: the eager answers, to compare the observed graph's own answers with.
@@ -135,7 +135,7 @@ def check(
     step = max(1, len(reference.cases) // _CASES)
     for case, wanted in list(zip(reference.cases, reference.answers, strict=True))[::step]:
         with torch.no_grad():
-            result, codes, joined = observed.summary(*(tensor.clone() for tensor in case))
+            result, codes, joined = summary(*(tensor.clone() for tensor in case))
         flat = leaves(result)
         difference = compare(
             wanted,

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from export.rounding import Rounding
 from export.shrink import show, shrink
 from export.tensors import compare
 from formats.certificate import Check
+from formats.engines import Engine
 
 __all__ = ["Parity", "check"]
 
@@ -37,11 +39,13 @@ class Parity:
         checks: one for each form of the module.
         differing: numbers of the cases that some form answers differently.
         note: one such case in words, made small; empty when there is none.
+        engines: what came of each other engine.
     """
 
     checks: tuple[Check, ...]
     differing: frozenset[int]
     note: str
+    engines: tuple[Engine, ...] = ()
 
 
 def check(
@@ -52,6 +56,7 @@ def check(
     rounding: Rounding,
     *,
     accept: bool = False,
+    engines: Sequence[str] = (),
 ) -> Parity:
     """Run every case in a process that has none of the model's code, and compare.
 
@@ -62,12 +67,13 @@ def check(
         names: of the outputs, for messages.
         rounding: how far answers move for no reason.
         accept: whether answers may differ, as long as some do not.
+        engines: other engines than TorchScript to try; none of them can make this fail.
 
     Raises:
         ExportError: the module cannot be loaded there, or an answer differs; names the case.
     """
     try:
-        answers = _fresh_process(module_path, reference)
+        answers, others = _fresh_process(module_path, reference, engines)
     except ExportError as error:
         error.where = str(definition.source)
         raise
@@ -83,28 +89,66 @@ def check(
             if not accept or len(differing) == len(reference.cases):
                 raise mismatch
         checks.append(checked)
-    return Parity(tuple(checks), frozenset(differing), note)
+    tried = tuple(
+        _engine(name, others[name], reference, names, rounding, known=differing) for name in engines
+    )
+    return Parity(tuple(checks), frozenset(differing), note, tried)
 
 
-def _fresh_process(module_path: Path, reference: Reference) -> dict[str, list[Any]]:
+def _fresh_process(
+    module_path: Path, reference: Reference, engines: Sequence[str]
+) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+    """Return the answers of each form of the module, and those of each engine or why not."""
     inputs, outputs = module_path.with_name("cases.pt"), module_path.with_name("answers.pt")
+    more = {name: outputs.with_name(f"{outputs.name}.{name}") for name in engines}
     torch.save(reference.cases, inputs)
     root = str(_PROGRAM.parent.parent)
-    command = [sys.executable, "-I", str(_PROGRAM), root, str(module_path), str(inputs)]
+    paths = [str(module_path), str(inputs), str(outputs)]
+    command = [sys.executable, "-I", str(_PROGRAM), root, *paths, *engines]
     try:
         done = subprocess.run(
-            [*command, str(outputs)], capture_output=True, text=True, timeout=_SECONDS, check=False
+            command, capture_output=True, text=True, timeout=_SECONDS, check=False
         )
-        if done.returncode != 0:
-            last = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
-            raise ExportError(f"the saved module does not load in a fresh process: {last[0]}")
+        ended = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        # Whatever comes after the first file is the fault of an engine, not of the module.
+        if done.returncode != 0 and not (engines and outputs.exists()):
+            raise ExportError(f"the saved module does not load in a fresh process: {ended}")
         answers: dict[str, list[Any]] = torch.load(outputs, weights_only=True)
-        return answers
+        return answers, {
+            name: torch.load(path, weights_only=True)
+            if path.exists()
+            else f"the process that ran it ended: {ended}"
+            for name, path in more.items()
+        }
     except subprocess.TimeoutExpired:
         raise ExportError(f"the saved module did not answer within {_SECONDS:.0f} s") from None
     finally:
-        inputs.unlink(missing_ok=True)
-        outputs.unlink(missing_ok=True)
+        for path in (inputs, outputs, *more.values()):
+            path.unlink(missing_ok=True)
+
+
+def _engine(
+    name: str,
+    answers: list[Any] | str,
+    reference: Reference,
+    names: tuple[str, ...],
+    rounding: Rounding,
+    *,
+    known: Container[int],
+) -> Engine:
+    """Compare an engine's answers, but for cases that are known to be answered otherwise."""
+    if isinstance(answers, str):
+        return Engine(name, False, 0.0, answers)
+    checked, fallen = _compare_all("frozen", answers, reference, names, rounding)
+    wrong = [detail for number, detail in fallen.items() if number not in known]
+    return Engine(
+        name,
+        not wrong,
+        checked.max_difference,
+        f"{len(wrong)} of {checked.cases} inputs fell: {wrong[0]}"
+        if wrong
+        else f"{checked.cases} inputs answered as by the eager module, in a fresh process",
+    )
 
 
 def _compare_all(

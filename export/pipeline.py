@@ -1,16 +1,16 @@
-"""The stages in order: definition → TorchScript → signature → parity → rows → archive."""
+"""The stages in order: definition → TorchScript → signature → parity → rows → engines → archive."""
 
 import platform
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
-from engine import observed_graph, plain_graph
-from export import baseline, parity, rows
+from engine import SUMMARY, make, observed_graph, plain_graph, processor
+from export import baseline, engines, parity, rows, timing
 from export.archive import MODULE_FILE, write_archive, write_sample
 from export.branches import Branch, conditions, undecided
 from export.cases import travelling
@@ -31,12 +31,18 @@ from export.scripted_parts import uncounted
 from export.signature import infer
 from export.state import refuse_assignments, refuse_writes
 from export.tensors import TOLERANCE
-from export.torchscript import Method, compile_module, save
-from formats.certificate import Batching, Certificate
+from export.timing import Choice
+from export.torchscript import Compiled, Method, compile_module, save
+from formats.certificate import Batching, Certificate, Check
+from formats.engines import TORCHSCRIPT
+from formats.engines import Engine as EngineFound
 from formats.layers import Layers
 from formats.signature import Signature
 
-__all__ = ["Exported", "eager_answers", "export_model", "outputs_of"]
+__all__ = ["FASTEST", "Exported", "eager_answers", "export_model", "outputs_of"]
+
+FASTEST: Final = "fastest"
+"""In place of an engine's name: measure them, and serve with the fastest."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,7 @@ def export_model(
     *,
     layers: Sequence[str] = (),
     accept_mismatch: bool = False,
+    engine: str = TORCHSCRIPT,
     progress: Callable[[str], Any] = lambda stage: None,
 ) -> Exported:
     """Compile, verify and archive a model.
@@ -91,6 +98,8 @@ def export_model(
         layers: which layers to observe instead of the definition's own choice.
         accept_mismatch: archive a trace that answers some inputs otherwise than the eager module,
             and say so in the certificate.
+        engine: which engine serves where nobody says otherwise: a name, or FASTEST to measure. One
+            that is not certified leaves it to TorchScript, and the report says so.
         progress: called with the name of each stage as it begins.
 
     Raises:
@@ -107,10 +116,7 @@ def export_model(
         folder = Path(working)
         module_path = folder / MODULE_FILE
         progress(method)
-        compiled = compile_module(definition, method)
-        refuse_assignments(compiled.module, definition)
-        refuse_other_outputs(compiled.module, definition, observed)
-        save(compiled.module, module_path, definition)
+        compiled = _compiled(definition, method, observed, module_path)
         progress("row independence")
         frozen = plain_graph(torch.jit.load(str(module_path)))
         refuse_writes(frozen, definition)
@@ -151,24 +157,36 @@ def export_model(
         if found is not None:
             looked = observed_graph(loaded, [layer for layer in found.hooked if layer.chosen])
             if found.hooked:
-                checks += (check_observed(looked, found.hooked, definition, observed, rounding),)
+                checks += (
+                    check_observed(
+                        getattr(looked, SUMMARY), found.hooked, definition, observed, rounding
+                    ),
+                )
             seen = baseline.measure(looked, found.hooked, definition, row_axis=signature.row_axis)
             seen.write(folder)
         progress("gradients")
         gradients, warning = check_gradients(loaded, definition, observed, names)
         notes = notes_on(definition, observed, found, loaded, unknown=unknown, hidden=hidden)
+        progress("engines")
+        subject = engines.Subject(
+            loaded,
+            definition,
+            signature,
+            observed,
+            rounding,
+            batching,
+            found.hooked if found is not None else None,
+        )
+        others, choice = _engines(engine, verified.engines, subject)
         certificate = Certificate(
             method=method,
             versions=_versions(),
-            tolerance={
-                name: pair
-                for name, pair in TOLERANCE.items()
-                if name in {spec.dtype for spec in signature.outputs}
-            },
+            tolerance=_tolerance(signature),
             checks=(*checks, gradients),
             batching=batching,
             conditions=conditions(branches),
             notes=(*filter(None, [verified.note, warning]), *notes),
+            engines=others,
         )
         progress("archive")
         if found is not None:
@@ -181,7 +199,60 @@ def export_model(
             certificate=certificate,
             observed=observed,
             found=found,
+            choice=choice,
         )
+
+
+def _compiled(
+    definition: Definition, method: Method, observed: Reference, module_path: Path
+) -> Compiled:
+    compiled = compile_module(definition, method)
+    refuse_assignments(compiled.module, definition)
+    refuse_other_outputs(compiled.module, definition, observed)
+    save(compiled.module, module_path, definition)
+    return compiled
+
+
+def _look(
+    loaded: Any,
+    found: Layers,
+    definition: Definition,
+    observed: Reference,
+    rounding: Rounding,
+    *,
+    row_axis: bool,
+    folder: Path,
+) -> tuple[Check, ...]:
+    """Check the observed graph, and write down what its layers look like."""
+    graph = observed_graph(loaded, [layer for layer in found.hooked if layer.chosen])
+    summary = getattr(graph, SUMMARY)
+    baseline.measure(graph, found.hooked, definition, row_axis=row_axis).write(folder)
+    if not found.hooked:
+        return ()
+    return (check_observed(summary, found.hooked, definition, observed, rounding),)
+
+
+def _engines(
+    wanted: str, found: Sequence[EngineFound], subject: engines.Subject
+) -> tuple[tuple[EngineFound, ...], Choice]:
+    """Certify engines and choose the one that serves; time them if that is to decide."""
+    results, offered = engines.certify(found, subject)
+    if wanted != FASTEST or not offered:
+        return results, Choice(wanted if wanted in offered else TORCHSCRIPT)
+    signature = subject.signature
+    timings = timing.time_calls(
+        {TORCHSCRIPT: make(TORCHSCRIPT, subject.module, None).plain}
+        | {name: made.plain for name, made in offered.items()},
+        subject.definition.examples[0],
+        timing.sizes_of(signature, subject.batching),
+        row_axis=signature.row_axis,
+    )
+    return results, Choice(timing.fastest(timings), tuple(timings))
+
+
+def _tolerance(signature: Signature) -> dict[str, tuple[float, float]]:
+    dtypes = {spec.dtype for spec in signature.outputs}
+    return {name: pair for name, pair in TOLERANCE.items() if name in dtypes}
 
 
 def _write(
@@ -193,6 +264,7 @@ def _write(
     certificate: Certificate,
     observed: Reference,
     found: Layers | None,
+    choice: Choice,
 ) -> Exported:
     archive, report, sample = outputs_of(definition.name, store)
     example = definition.examples[0]
@@ -204,8 +276,9 @@ def _write(
         example=example,
         observed=observed,
         activation_log=definition.activation_log,
+        engine=choice.engine,
     )
-    report.write_text(render(signature, certificate, found), encoding="utf-8")
+    report.write_text(render(signature, certificate, found, choice), encoding="utf-8")
     write_sample(sample, signature, example)
     return Exported(archive, signature, certificate)
 
@@ -221,7 +294,15 @@ def _parity(
     accept: bool,
 ) -> Parity:
     try:
-        verified = parity.check(module_path, definition, observed, names, rounding, accept=accept)
+        verified = parity.check(
+            module_path,
+            definition,
+            observed,
+            names,
+            rounding,
+            accept=accept,
+            engines=engines.TRIED,
+        )
     except ExportError as error:
         if baked is not None:
             # Where the value was is a better place to look than the file as a whole.
@@ -240,6 +321,7 @@ def _versions() -> dict[str, str]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "processor": processor(),
     }
 
 

@@ -1,14 +1,23 @@
 """The export report: signature and certificate as people read them."""
 
+from collections.abc import Iterator
+
+from export.timing import Choice, gain
 from formats.certificate import Certificate, Condition
+from formats.engines import TORCHSCRIPT
 from formats.layers import Layers
 from formats.signature import Signature, TensorSpec
 
 __all__ = ["render"]
 
 
-def render(signature: Signature, certificate: Certificate, layers: Layers | None = None) -> str:
-    """Return the report as Markdown."""
+def render(
+    signature: Signature,
+    certificate: Certificate,
+    layers: Layers | None = None,
+    choice: Choice | None = None,
+) -> str:
+    """Return the report as Markdown; `choice` is known right after an export only."""
     lines = [f"# {signature.model} {signature.model_version}", ""]
     if signature.description:
         lines += [signature.description, ""]
@@ -34,6 +43,7 @@ def render(signature: Signature, certificate: Certificate, layers: Layers | None
         chosen = [f"`{layer.name}` ({layer.type})" for layer in layers.hooked if layer.chosen]
         lines += ["## Observed layers", "", f"- {', '.join(chosen) or 'none'}", ""]
         lines += ["- what is called as a function (`F.relu`, `torch.relu`) is no layer", ""]
+    lines += ["## Engines", "", *_engines(certificate, choice), ""]
     if certificate.notes:
         lines += ["## Notes", "", *(f"- {note}" for note in certificate.notes), ""]
     versions = ", ".join(f"{name} {version}" for name, version in certificate.versions.items())
@@ -41,6 +51,29 @@ def render(signature: Signature, certificate: Certificate, layers: Layers | None
     for dtype, (relative, absolute) in certificate.tolerance.items():
         lines.append(f"- tolerance for {dtype}: relative {relative:g}, absolute {absolute:g}")
     return "\n".join(lines) + "\n"
+
+
+def _engines(certificate: Certificate, choice: Choice | None) -> Iterator[str]:
+    yield f"- `{TORCHSCRIPT}`: the frozen graph, verified above"
+    for one in certificate.engines:
+        if one.offered:
+            yield (
+                f"- `{one.name}`: certified: largest difference {one.max_difference:.3g} "
+                f"({one.detail})"
+            )
+        else:
+            yield f"- `{one.name}`: not offered: {one.detail}"
+    if choice is None:
+        return
+    for timing in choice.timings:
+        times = ", ".join(
+            f"{own:.3g} ms for {rows} row{'s' * (rows != 1)}"
+            for rows, own in timing.milliseconds.items()
+        )
+        gained = gain(choice.timings[0], timing)
+        yield f"- `{timing.engine}` takes {times}: {gained:.2f} times as fast as `{TORCHSCRIPT}`"
+    why = ", as measured here" if choice.timings else ""
+    yield f"- `{choice.engine}` serves{why}"
 
 
 def _ways(condition: Condition) -> str:

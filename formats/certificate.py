@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from formats.document import FormatError, document_text, parse_document
+from formats.engines import TORCHSCRIPT, Engine
 
-VERSION: Final = 3
+VERSION: Final = 4
 FILE_NAME: Final = "certificate.json"
 
 
@@ -66,12 +67,13 @@ class Certificate:
 
     Attributes:
         method: "script" or "trace".
-        versions: of torch, Python and the platform that did the work.
+        versions: of torch, Python and the platform that did the work, and the processor's name.
         tolerance: dtype name to (relative, absolute) tolerance of the comparisons.
         checks: in the order they ran.
         batching: may requests share a batch?
         conditions: where the graph branches; a way that no input took is not verified.
         notes: what a user should know before trusting the model, one sentence each.
+        engines: those beside the frozen TorchScript graph, and whether they may serve.
         files: SHA-256, in hex, of every other file of the archive, by its name there.
     """
 
@@ -82,6 +84,7 @@ class Certificate:
     batching: Batching
     conditions: tuple[Condition, ...] = ()
     notes: tuple[str, ...] = ()
+    engines: tuple[Engine, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
 
     def text(self) -> str:
@@ -89,6 +92,12 @@ class Certificate:
         fields = asdict(self)
         blank = document_text("certificate", VERSION, {**fields, "digest": ""})
         return document_text("certificate", VERSION, {**fields, "digest": _sha256(blank.encode())})
+
+    def offers(self, engine: str) -> bool:
+        """Tell whether an engine was certified; the frozen TorchScript graph always is."""
+        return engine == TORCHSCRIPT or any(
+            one.offered for one in self.engines if one.name == engine
+        )
 
     def write(self, folder: Path) -> None:
         """Write `certificate.json` into `folder`."""
@@ -127,6 +136,7 @@ class Certificate:
                 batching=Batching(**fields["batching"]),
                 conditions=tuple(Condition(**one) for one in fields["conditions"]),
                 notes=tuple(fields["notes"]),
+                engines=tuple(Engine(**one) for one in fields["engines"]),
                 files=fields["files"],
             )
         except (KeyError, TypeError) as error:

@@ -9,6 +9,7 @@ import torch
 from formats.document import FormatError
 from handlers import media
 from handlers.archive import unpacked
+from handlers.engines import use_engine
 from handlers.model import Model, use_threads
 from handlers.service import Request, Service
 
@@ -34,7 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
         body = sys.stdin.buffer.read() if from_stdin else options.input.read_bytes()
         use_threads(None)
         with unpacked(options.archive) as folder:
-            service = Service(Model(folder, torch.device(options.device)))
+            device = torch.device(options.device)
+            service = Service(Model(folder, device, use_engine(None)))
     except (FormatError, OSError, ValueError, RuntimeError) as error:
         print(f"python -m handlers: {error}", file=sys.stderr)
         return 2

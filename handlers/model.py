@@ -1,22 +1,23 @@
 """The model: loaded from an unpacked archive, frozen, on its device, and warm."""
 
-import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
 
-from engine import observed_graph, plain_graph, set_mode, unoptimized
+from engine import make, set_mode, unoptimized
 from formats.certificate import Certificate
+from formats.engines import TORCHSCRIPT
 from formats.integrity import check_files
 from formats.layers import Layer, Layers
 from formats.observation import INSPECT, OFF, RAW, STATISTICS, cut, read
 from formats.signature import Signature, TensorSpec
 from formats.structure import answered
 from handlers.differentiable import Differentiable
+from handlers.engines import apart, refusal, say_fallen_back
 from handlers.errors import ModelError
 from handlers.faults import guarded
 from handlers.observe import Inspection, Observation, to_lists
@@ -32,8 +33,6 @@ LAYERS_FILE: Final = "layers.json"
 _WARM_UP_CALLS: Final = 3
 _WARM_UP_ROWS: Final = 8
 
-logger = logging.getLogger("vitrine")
-
 
 class Model:
     """A TorchScript module and what the export said of it.
@@ -45,12 +44,14 @@ class Model:
         layers: those that hooks are compiled into, in execution order; none for a traced model.
     """
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
+    def __init__(self, folder: Path, device: torch.device, engine: str = TORCHSCRIPT) -> None:
         """Load the module, freeze it for inference and warm it up.
 
         Args:
             folder: an unpacked archive.
             device: where to run.
+            engine: one of `formats.engines.ENGINES`; where it cannot serve here, TorchScript does,
+                and a line on stderr says why.
 
         Raises:
             FormatError: a file of the archive is missing, changed, or of another version.
@@ -64,15 +65,25 @@ class Model:
         # frozen graph is for answers only.
         self._paths: list[str] = []
         self._whole: Any = torch.jit.load(str(folder / MODULE_FILE), map_location=device).eval()
-        self._plain: Any = plain_graph(self._whole)
-        self._writes = _writes_to_inputs(self._plain)
         self.layers: tuple[Layer, ...] = ()
-        self._observed: Any = None
+        chosen: list[Layer] | None = None
         if (folder / LAYERS_FILE).exists():
             self.layers = Layers.read(folder).hooked
             chosen = [layer for layer in self.layers if layer.chosen]
-            self._observed = observed_graph(self._whole, chosen, self._plain)
-        self._warm_up(folder / WARM_UP_FILE)
+        self._engine = make(TORCHSCRIPT, self._whole, chosen)
+        self._writes = _writes_to_inputs(self._engine.plain)
+        examples = list(self._examples(folder / WARM_UP_FILE))
+        answers = self._warm_up(examples)
+        if engine != TORCHSCRIPT:
+            why = refusal(engine, self.certificate, device)
+            why = why or self._replace_engine(engine, chosen, examples, answers)
+            if why:
+                say_fallen_back(self.signature.model, engine, why)
+
+    @property
+    def engine(self) -> str:
+        """The name of what runs the model."""
+        return self._engine.name
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """Run the module once.
@@ -87,7 +98,7 @@ class Model:
             ModelError: the module raised; the message is the innermost line of its error.
             RequestError: there was not enough memory (status 507).
         """
-        return self._outputs(self._call(self._plain, arrays))
+        return self._outputs(self._call(self._engine.plain, arrays))
 
     def observe(self, arrays: Sequence[Array], rows: int) -> tuple[list[Array], Observation]:
         """Run the observed graph once: `run`, and what the chosen layers look like.
@@ -99,7 +110,7 @@ class Model:
         Raises:
             ModelError, RequestError: as `run` does.
         """
-        result, codes, joined = self._call(self._observed.summary, arrays)
+        result, codes, joined = self._call(self._engine.summary, arrays)
         records = read(self.layers, codes, STATISTICS)
         vectors = cut(joined.cpu().tolist(), self.layers, codes, STATISTICS)
         return self._outputs(result), Observation(records, vectors, rows)
@@ -167,7 +178,8 @@ class Model:
         tensor = torch.from_numpy(fit.copy() if self._writes else fit)
         return tensor.to(self.device, getattr(torch, spec.dtype))
 
-    def _warm_up(self, path: Path) -> None:
+    def _examples(self, path: Path) -> Iterator[tuple[list[Array], int]]:
+        """Yield what to warm up with, each with its number of rows."""
         with np.load(path, allow_pickle=False) as stored:
             example = [stored[f"input_{n}"] for n in range(len(self.signature.inputs))]
         batching = self.certificate.batching
@@ -175,10 +187,37 @@ class Model:
             batch = example
             if self.signature.row_axis:
                 batch = [np.resize(array, (rows, *array.shape[1:])) for array in example]
+            yield batch, rows
+
+    def _warm_up(self, examples: Sequence[tuple[list[Array], int]]) -> list[Array]:
+        """Run each example until its graphs are compiled; return the outputs of both graphs."""
+        answers = []
+        for batch, rows in examples:
             for _ in range(_WARM_UP_CALLS):
-                self.run(batch)
-                if self._observed is not None:
-                    self.observe(batch, rows)
+                last = self.run(batch)
+                if self._engine.summary is not None:
+                    last += self.observe(batch, rows)[0]
+            answers += last
+        return answers
+
+    def _replace_engine(
+        self,
+        name: str,
+        chosen: Sequence[Layer] | None,
+        examples: Sequence[tuple[list[Array], int]],
+        answers: Sequence[Array],
+    ) -> str:
+        """Let another engine serve if it answers the examples alike, else say why not."""
+        before = self._engine
+        try:
+            self._engine = make(name, self._whole, chosen)
+            why = apart(answers, self._warm_up(examples), self.certificate.tolerance)
+        except Exception as error:  # whatever torch, or its compiled code, says of it
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            why = f"{type(error).__name__}: {lines[-1] if lines else ''}"
+        if why:
+            self._engine = before
+        return why
 
 
 def use_threads(configured: int | None) -> int:

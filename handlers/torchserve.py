@@ -12,6 +12,7 @@ import torch
 from handlers import worker_protocol
 from handlers.coding import MAX_REQUEST_BYTES
 from handlers.datatypes import Buffer
+from handlers.engines import use_engine
 from handlers.errors import RequestError
 from handlers.jsontext import dumps
 from handlers.log_settings import LogSettings
@@ -71,7 +72,8 @@ class TorchServeAdapter:
         try:
             threads = use_threads(settings.get("threads"))
             device = _device(properties.get("gpu_id"))
-            self._model = Model(Path(properties["model_dir"]), device)
+            engine = use_engine(settings.get("engine"))
+            self._model = Model(Path(properties["model_dir"]), device, engine)
             log = LogSettings.from_config(settings.get("activation_log"), os.environ)
             self._recorder = Recorder(self._model.signature, log)
         except Exception as error:
@@ -87,7 +89,7 @@ class TorchServeAdapter:
         signature = self._model.signature
         print(
             f"vitrine: {signature.model} {signature.model_version} is loaded and warm "
-            f"on {device} with {threads} thread(s)",
+            f"on {device} with {threads} thread(s), run by {self._model.engine}",
             file=sys.stderr,
             flush=True,
         )
