@@ -26,9 +26,11 @@ from formats.integrity import UNSEALED, seal, sha256
 from formats.signature import Signature
 
 __all__ = [
+    "CONFIG_FILE",
     "MODULE_FILE",
     "TRAVELLERS",
     "WARM_UP_FILE",
+    "configure",
     "sample_request",
     "write_archive",
     "write_sample",
@@ -91,6 +93,27 @@ def write_archive(
         certificate, files={name: sha256(content) for name, content in entries.items()}
     )
     entries[certificates.FILE_NAME] = complete.text().encode()
+    _pack(target, entries)
+    return complete
+
+
+def configure(target: Path, config: Mapping[str, Any]) -> None:
+    """Replace the model-config.yaml of an archive, whole or not at all.
+
+    Args:
+        target: a `.mar` that `write_archive` wrote.
+        config: what is to stand there.
+    """
+    with zipfile.ZipFile(target) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    entries[CONFIG_FILE] = yaml.safe_dump(dict(config), sort_keys=False).encode()
+    certificate = Certificate.parse(entries[certificates.FILE_NAME])
+    files = {**certificate.files, CONFIG_FILE: sha256(entries[CONFIG_FILE])}
+    entries[certificates.FILE_NAME] = replace(certificate, files=files).text().encode()
+    _pack(target, entries)
+
+
+def _pack(target: Path, entries: Mapping[str, bytes]) -> None:
     partial = target.with_name(f".{target.name}.partial")
     with zipfile.ZipFile(partial, "w") as archive:
         for name, content in entries.items():
@@ -98,7 +121,6 @@ def write_archive(
         archive.comment = UNSEALED
     seal(partial)
     os.replace(partial, target)
-    return complete
 
 
 def sample_request(signature: Signature, example: Example) -> dict[str, Any]:

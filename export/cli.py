@@ -1,4 +1,4 @@
-"""The command line: `python -m export MODEL_FILE...`, and `inspect` and `verify` of archives."""
+"""The command line: `python -m export MODEL_FILE...`, and what is done to archives."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from export.errors import ExportError
-from export.freshness import FilesRead, is_fresh, write_sources
+from export.freshness import FilesRead, is_fresh, renew, write_sources
 from formats.integrity import sha256
 
 __all__ = ["main"]
@@ -22,6 +22,7 @@ _EPILOG: Final = """examples:
                    --example x.npy --name my_net
   python -m export inspect model_store/digits.mar
   python -m export verify model_store/*.mar
+  python -m export tune model_store/digits.mar --goal latency
 """
 
 
@@ -38,6 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
             return _inspect(given[1:])
         if given[:1] == ["verify"]:
             return _verify(given[1:])
+        if given[:1] == ["tune"]:
+            return _tune(given[1:])
         return _export(_parser().parse_args(given))
     except ExportError as error:
         print(f"python -m export: {error}", file=sys.stderr)
@@ -131,6 +134,59 @@ def _verify(arguments: list[str]) -> int:
             print(f"python -m export verify: {error}", file=sys.stderr)
             status = 2
     return status
+
+
+def _tune(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m export tune",
+        description="Choose batch size, delay, workers, threads and engine by measuring them here, "
+        "and write them into the archive. Leave the machine alone meanwhile.",
+    )
+    parser.add_argument("archives", nargs="+", type=Path, metavar="FILE.mar")
+    parser.add_argument(
+        "--goal",
+        choices=("throughput", "latency"),
+        default="throughput",
+        help="the most requests per second, or the shortest time of a lone request (default: "
+        "%(default)s)",
+    )
+    parser.add_argument(
+        "--within",
+        type=float,
+        metavar="MS",
+        help="with the goal throughput: the longest that a request may take on a busy server",
+    )
+    parser.add_argument("--engine", help="measure this one (default: the fastest)")
+    parser.add_argument(
+        "--cores", type=int, metavar="N", help="that the server may use (default: all)"
+    )
+    options = parser.parse_args(arguments)
+    if options.within is not None and (options.goal != "throughput" or not options.within > 0):
+        parser.error("--within goes with --goal throughput, and is a number of ms above 0")
+    if options.cores is not None and options.cores < 1:
+        parser.error(f"--cores is {options.cores}; expected 1 or more")
+    for archive in options.archives:
+        _tune_one(archive, options)
+    return 0
+
+
+def _tune_one(archive: Path, options: argparse.Namespace) -> None:
+    from export.tune import describe, table, tune
+
+    with tempfile.TemporaryDirectory(prefix="vitrine-") as folder:
+        settings, chosen = tune(
+            archive,
+            Path(folder),
+            options.goal,
+            options.within,
+            engine=options.engine,
+            cores=options.cores,
+            progress=lambda stage: print(f"{archive.stem}: {stage}", flush=True),
+        )
+    renew(archive.with_suffix(".sources.json"), archive)
+    print(table(settings, chosen))
+    print(f"{archive.stem}: {describe(settings, chosen)}")
+    print(f"{archive.stem}: sha256 {sha256(archive.read_bytes())}")
 
 
 def _export(options: argparse.Namespace) -> int:

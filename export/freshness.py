@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["FilesRead", "is_fresh", "write_sources"]
+__all__ = ["FilesRead", "is_fresh", "renew", "write_sources"]
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
 _ROOMS: Final = ("export", "handlers", "engine", "formats")
@@ -110,6 +110,16 @@ def write_sources(
         "files": digests,
         "outputs": {output.name: _digest(output) for output in outputs},
     }
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def renew(path: Path, output: Path) -> None:
+    """Write down that an output was changed on purpose, and is as good as it was made."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["outputs"][output.name] = _digest(output)
+    except (OSError, ValueError, KeyError):
+        return
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 

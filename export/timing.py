@@ -19,7 +19,17 @@ from formats.certificate import Batching, Certificate
 from formats.engines import TORCHSCRIPT
 from formats.signature import Signature
 
-__all__ = ["Choice", "Timing", "fastest", "gain", "sizes_of", "time_archive", "time_calls"]
+__all__ = [
+    "Choice",
+    "Timing",
+    "batch_of",
+    "fastest",
+    "gain",
+    "sizes_of",
+    "time_archive",
+    "time_calls",
+    "warm_up_example",
+]
 
 _SECONDS: Final = 2.0
 _ROWS: Final = 8
@@ -88,7 +98,7 @@ def time_calls(
     found: dict[str, dict[int, float]] = {name: {} for name in calls}
     with torch.inference_mode(), _threads(threads):
         for rows in sizes:
-            batch = _batch(example, rows) if row_axis else example
+            batch = batch_of(example, rows) if row_axis else example
             for call in calls.values():
                 for _ in range(_WARM_UP_CALLS):
                     call(*(part.clone() for part in batch))
@@ -120,19 +130,23 @@ def time_archive(
     signature, certificate = Signature.read(folder), Certificate.read(folder)
     module = torch.jit.load(str(folder / MODULE_FILE), map_location="cpu").eval()
     names = [TORCHSCRIPT, *(one.name for one in certificate.engines if one.offered)]
-    with np.load(folder / WARM_UP_FILE, allow_pickle=False) as stored:
-        example = tuple(
-            torch.from_numpy(stored[f"input_{number}"]).to(getattr(torch, spec.dtype))
-            for number, spec in enumerate(signature.inputs)
-        )
     return time_calls(
         {name: make(name, module, None).plain for name in names},
-        example,
+        warm_up_example(folder, signature),
         sizes or sizes_of(signature, certificate.batching),
         row_axis=signature.row_axis,
         seconds=seconds,
         threads=threads,
     )
+
+
+def warm_up_example(folder: Path, signature: Signature) -> Example:
+    """Return the one row that an unpacked archive warms up with."""
+    with np.load(folder / WARM_UP_FILE, allow_pickle=False) as stored:
+        return tuple(
+            torch.from_numpy(stored[f"input_{number}"]).to(getattr(torch, spec.dtype))
+            for number, spec in enumerate(signature.inputs)
+        )
 
 
 def fastest(timings: Sequence[Timing]) -> str:
@@ -153,7 +167,8 @@ def gain(base: Timing, other: Timing) -> float:
     return math.exp(sum(logs) / len(logs))
 
 
-def _batch(example: Example, rows: int) -> Example:
+def batch_of(example: Example, rows: int) -> Example:
+    """Return a batch of `rows` copies of an example's first row."""
     return tuple(part[:1].repeat(rows, *[1] * (part.ndim - 1)).contiguous() for part in example)
 
 
