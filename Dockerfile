@@ -50,6 +50,8 @@ COPY config.properties ./
 COPY server/ server/
 COPY formats/ formats/
 COPY --from=export /model_store model_store/
+# A second less until the server is ready.
+RUN /opt/venv/bin/python -m server java-cache
 # Nothing but /tmp has to be writable; the image runs with --read-only --tmpfs /tmp:exec too.
 ENV HOME=/tmp PATH=/opt/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER 10001

@@ -1,6 +1,7 @@
 """`python -m server`: serve a model store.
 
-`python -m server health` asks whether it is ready; `python -m server openapi` describes it.
+`python -m server health` asks whether it is ready; `python -m server openapi` describes it;
+`python -m server java-cache` lets the next start be a second shorter.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from server.config import DEFAULT_CONFIG
 from server.describe import openapi_text
 from server.errors import ServerError
 from server.health import report
+from server.java_cache import make as make_java_cache
 from server.supervise import Options, serve
 
 
@@ -27,6 +29,8 @@ def main(arguments: Sequence[str]) -> int:
         return _health(arguments[1:])
     if arguments[:1] == ["openapi"]:
         return _openapi(arguments[1:])
+    if arguments[:1] == ["java-cache"]:
+        return _java_cache(arguments[1:])
     return _serve(arguments)
 
 
@@ -120,6 +124,27 @@ def _openapi(arguments: Sequence[str]) -> int:
         sys.stdout.write(text)
     else:
         given.o.write_text(text, encoding="utf-8")
+    return 0
+
+
+def _java_cache(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m server java-cache",
+        description="Make Java's cache of TorchServe, which every later start uses. Takes some "
+        "ten seconds, and 45 MB in the Python environment.",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=DEFAULT_CONFIG,
+        metavar="FILE",
+        help="TorchServe's configuration (default: config.properties)",
+    )
+    try:
+        print(make_java_cache(parser.parse_args(arguments).config))
+    except ServerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     return 0
 
 

@@ -91,6 +91,7 @@ def command(
     archives: Sequence[str],
     scratch: Path,
     vmargs: str,
+    flags: Sequence[str] = (),
 ) -> list[str]:
     """The command line that runs TorchServe's Java part in the foreground.
 
@@ -102,6 +103,7 @@ def command(
         archives: File names of the archives to load.
         scratch: Where archives are unpacked and the workers' sockets are.
         vmargs: Flags for the Java virtual machine, as in the configuration.
+        flags: More of them.
     """
     return [
         str(java.executable),
@@ -110,6 +112,7 @@ def command(
         # Its statistics would be written to /tmp, and stay there after a kill.
         "-XX:-UsePerfData",
         *shlex.split(vmargs),
+        *flags,
         f"-Djava.io.tmpdir={scratch}",
         f"-Dmodel_server_home={home}",
         f"-Dlog4j.configurationFile={_LOG_CONFIG.as_uri()}",

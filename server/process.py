@@ -96,6 +96,8 @@ class ChildProcess:
         _tended.discard(self.pid)
         self._sweep()
         self._reader.join(1)
+        if self._process.stdout is not None and not self._reader.is_alive():
+            self._process.stdout.close()
         return status
 
     def _read(self, on_line: Callable[[str], None]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from server import java
+from server import java, java_cache
 from server.archives import Archive
 from server.config import Addresses, Config
 from server.console import Console
@@ -84,6 +84,7 @@ def start_torchserve(
             archives=[archive.path.name for archive in run.archives],
             scratch=run.scratch,
             vmargs=run.config.settings.get("vmargs", ""),
+            flags=java_cache.flags(found_java, home),
         ),
         environment=java.environment(run.scratch, run.config.settings),
         directory=run.config.path.parent,

@@ -26,7 +26,7 @@ __all__ = ["Options", "serve"]
 
 #: A model whose worker died this often while it loaded is given up.
 DEATHS_ALLOWED = 2
-_POLL_SECONDS = 0.25
+_POLL_SECONDS = 0.1
 _REPORT_SECONDS = 10.0
 # A worker's socket is SCRATCH/.ts.sock.PORT; Linux allows 107 characters.
 _LONGEST_SCRATCH = 90
