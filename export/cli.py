@@ -4,6 +4,7 @@ import argparse
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -72,6 +73,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="GLOB",
         help="observe the layers of this name (block*.relu) or class (type:Conv*); again for more "
         "(default: activation functions, and what feeds an output)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("bfloat16",),
+        help="keep weights and compute in this; inputs and outputs stay as they are, and the "
+        "certificate says what it costs",
     )
     parser.add_argument(
         "--engine",
@@ -263,6 +270,8 @@ def _export_one(file: Path | None, options: argparse.Namespace) -> None:
             definition = from_factory(
                 options.module, options.weights, options.example, name, options.model_version
             )
+    if options.precision:
+        definition = replace(definition, precision=options.precision)
     from export.pipeline import export_model
 
     record.unlink(missing_ok=True)
@@ -292,6 +301,7 @@ def _arguments(file: Path | None, options: argparse.Namespace) -> dict[str, Any]
         "accept_mismatch": options.accept_mismatch,
         "layers": options.layers,
         "engine": options.engine,
+        "precision": options.precision,
         "name": options.name,
         "module": options.module,
         "folder": str(Path.cwd()) if options.module else None,

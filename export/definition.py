@@ -22,11 +22,14 @@ from formats.document import FormatError
 from formats.image import Image
 from formats.signature import DTYPES
 
-__all__ = ["Definition", "InputOptions", "from_factory", "from_model_file"]
+__all__ = ["PRECISIONS", "Definition", "InputOptions", "from_factory", "from_model_file"]
 
 # TorchServe takes these in a URL; and a name becomes a file's name.
 _NAME: Final = re.compile(r"(?=.{1,100}$)[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
 _VERSION: Final = re.compile(r"[0-9]+(\.[0-9]+)*")
+
+PRECISIONS: Final = ("bfloat16",)
+"""What weights and computation can be brought to."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class Definition:
         batching: whether rows are independent, where the model file decides that itself.
         calibration: inputs like the examples, of what the model was built for; may be empty.
         activation_log: the log's settings, for model-config.yaml; the worker checks them.
+        precision: "bfloat16" to compute in that, or empty to leave the module as it is.
     """
 
     name: str
@@ -94,6 +98,7 @@ class Definition:
     calibration: tuple[tuple[Tensor, ...], ...] = ()
     batching: "DeclaredBatching | None" = None
     activation_log: dict[str, Any] = field(default_factory=dict)
+    precision: str = ""
 
 
 def from_model_file(path: Path, name: str | None = None) -> Definition:
@@ -126,12 +131,18 @@ def from_model_file(path: Path, name: str | None = None) -> Definition:
         raise ExportError("ACTIVATION_LOG is not a dict", where=str(path), hint='{"mode": "asked"}')
     layers = _strings(getattr(loaded, "LAYERS", ()), "LAYERS", str(path))
     batching = _batching(getattr(loaded, "BATCHING", None), str(path))
+    precision = getattr(loaded, "PRECISION", "")
+    if precision not in ("", *PRECISIONS):
+        raise ExportError(
+            f"PRECISION is {precision!r}", where=str(path), hint=f"one of {', '.join(PRECISIONS)}"
+        )
     return replace(
         definition,
         layers=layers,
         batching=batching,
         calibration=_calibration(loaded, path, definition.examples[0]),
         activation_log=log,
+        precision=precision,
     )
 
 

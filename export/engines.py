@@ -16,6 +16,7 @@ from export.definition import Definition
 from export.eager import Reference, answer
 from export.errors import ExportError
 from export.inputs import Example
+from export.precision import STATISTICS_TOLERANCE, rounded
 from export.rounding import Rounding
 from export.tensors import compare
 from formats import engines as formats
@@ -114,19 +115,21 @@ def _strange_values(engine: Engine, subject: Subject) -> str:
                     f"output {name!r} is finite where the frozen graph's is not, or the reverse, "
                     "for an input that holds NaN or infinity"
                 )
-        difference = compare(_finite(expected), _finite(actual), subject.names)
+        pair = [_comparable(one, subject.definition.precision) for one in (expected, actual)]
+        difference = compare(pair[0], pair[1], subject.names)
         if not difference.equal:
             raise ExportError(f"beside NaN or infinity, {difference.detail}")
         tried += 1
     return "NaN and infinities come through" if tried else ""
 
 
-def _finite(answers: Sequence[Tensor]) -> list[Tensor]:
+def _comparable(answers: Sequence[Tensor], precision: str) -> list[Tensor]:
     # Whether it is NaN or an infinity depends on the order of a sum.
-    return [
+    finite = [
         tensor.masked_fill(~tensor.isfinite(), 0) if tensor.is_floating_point() else tensor
         for tensor in answers
     ]
+    return rounded(finite) if precision else finite
 
 
 def _strange_cases(example: Example) -> Iterator[Example]:
@@ -157,7 +160,12 @@ def _statistics(engine: Engine, subject: Subject) -> str:
     if engine.summary is None or not subject.layers:
         return ""
     checked = observed.check(
-        engine.summary, subject.layers, subject.definition, subject.reference, subject.rounding
+        engine.summary,
+        subject.layers,
+        subject.definition,
+        subject.reference,
+        subject.rounding,
+        tolerance=STATISTICS_TOLERANCE[subject.definition.precision],
     )
     return f"statistics of its observed graph {checked.detail}, within {checked.max_difference:.3g}"
 

@@ -21,7 +21,7 @@ from export.instances import renamed
 from export.rewrite import compile_function, opens, rewritten
 from formats.observation import GRADIENT, INSPECT, OFF, STATISTICS
 
-__all__ = ["Hookable", "define_observe", "hookable", "hooked"]
+__all__ = ["Hookable", "define_observe", "hookable", "hooked", "rebuilt"]
 
 _NAMESPACE: Final = {
     "torch": torch,
@@ -246,7 +246,7 @@ def _forward_source(layer: Hookable) -> str:
         f"        self.{PREFIX}calls += 1",
         # The next layer may work in place; what is recorded is the tensor before that.
         f"        if self.{PREFIX}mode == {GRADIENT}:",
-        f"            output = {_copy(layer.result, 'output')}",
+        f"            output = {rebuilt(layer.result, 'output', _clone)}",
         "    return output",
         "",
     ]
@@ -283,28 +283,39 @@ def _record(kind: Any, value: str) -> Iterator[str]:
     yield from _leaves(kind, value, record, other="part += 1")
 
 
-def _copy(kind: Any, value: str, depth: int = 0) -> str:
-    """Write an expression of the same value with copies of its tensors.
+def _clone(value: str) -> str:
+    return f"{value}.clone()"
+
+
+def rebuilt(kind: Any, value: str, write: Callable[[str], str], depth: int = 0) -> str:
+    """Write an expression of a value put together again, with something done to its tensors.
 
     What TorchScript cannot put together again in an expression (a named tuple, an optional part)
-    stays itself: a tensor in it is recorded as the next layers leave it.
+    stays itself.
+
+    Args:
+        kind: the value's type.
+        value: an expression of it.
+        write: given the expression of a tensor, what stands there instead.
+        depth: how many loops there are around it.
     """
     shape = kind.kind()
     if shape == "TensorType":
-        return f"{value}.clone()"
+        return write(value)
     if shape == "TupleType" and not kind.annotation_str.startswith("__torch__"):
         parts = [
-            _copy(element, f"{value}[{position}]", depth)
+            rebuilt(element, f"{value}[{position}]", write, depth)
             for position, element in enumerate(kind.elements())
         ]
         return f"({', '.join(parts)},)" if parts else value
     if shape == "ListType":
         item = f"item{depth}"
-        return f"[{_copy(kind.getElementType(), item, depth + 1)} for {item} in {value}]"
+        element = rebuilt(kind.getElementType(), item, write, depth + 1)
+        return f"[{element} for {item} in {value}]"
     if shape == "DictType":
         key, item = f"key{depth}", f"item{depth}"
-        copied = _copy(kind.getValueType(), item, depth + 1)
-        return f"{{{key}: {copied} for {key}, {item} in {value}.items()}}"
+        element = rebuilt(kind.getValueType(), item, write, depth + 1)
+        return f"{{{key}: {element} for {key}, {item} in {value}.items()}}"
     return value
 
 

@@ -128,15 +128,12 @@ def _kind(layer: nn.Module) -> str:
 
 def _feeding(module: nn.Module, names: Sequence[str], example: Example) -> set[str]:
     """Return the innermost layers whose output is an output of the model."""
-    sources: dict[int, str] = {}
-    kept: list[Any] = []  # so that no id is used twice
+    seen: list[tuple[str, Any]] = []
     handles = []
 
     def hook_for(name: str) -> Callable[..., None]:
         def hook(layer: nn.Module, inputs: Any, output: Any) -> None:
-            kept.append(output)
-            for _, leaf in flatten(output):
-                sources.setdefault(id(leaf), name)
+            seen.extend((name, leaf) for _, leaf in flatten(output))
 
         return hook
 
@@ -149,7 +146,19 @@ def _feeding(module: nn.Module, names: Sequence[str], example: Example) -> set[s
     finally:
         for handle in handles:
             handle.remove()
-    return {sources[id(leaf)] for _, leaf in flatten(result) if id(leaf) in sources}
+    sources = [
+        next((name for name, own in seen if own is leaf or _is_cast(own, leaf)), None)
+        for _, leaf in flatten(result)
+    ]
+    return {name for name in sources if name is not None}
+
+
+def _is_cast(own: Any, leaf: Any) -> bool:
+    """Tell whether an output is what a layer put out, in another dtype: see `export.precision`."""
+    if not isinstance(own, Tensor) or not isinstance(leaf, Tensor):
+        return False
+    lowered = own.dtype == torch.bfloat16 and leaf.dtype == torch.float32
+    return lowered and own.shape == leaf.shape and torch.equal(own.to(leaf.dtype), leaf)
 
 
 def describe(

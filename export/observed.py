@@ -115,6 +115,8 @@ def check(
     definition: Definition,
     reference: Reference,
     rounding: Rounding,
+    *,
+    tolerance: float = TOLERANCE,
 ) -> Check:
     """Compare the frozen observed graph with ordinary eager hooks and NumPy.
 
@@ -124,6 +126,7 @@ def check(
         definition: the eager module.
         reference: the eager answers, to compare the observed graph's own answers with.
         rounding: how far these move for no reason.
+        tolerance: of statistics, as a share of the layer's largest value if that is above 1.
 
     Raises:
         ExportError: an answer or a statistic differs; names the layer.
@@ -155,7 +158,7 @@ def check(
                 eager.pop(one.key)
                 continue
             moved = apart(statistics, eager.pop(one.key))
-            if moved > TOLERANCE:
+            if moved > tolerance:
                 raise ExportError(
                     f"statistics of layer {one.key} differ from those of an eager hook "
                     f"by {moved:.3g}",

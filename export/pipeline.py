@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 
 from engine import SUMMARY, make, observed_graph, plain_graph, processor
-from export import baseline, engines, parity, rows, timing
+from export import baseline, engines, parity, precision, rows, timing
 from export.archive import MODULE_FILE, write_archive, write_sample
 from export.branches import Branch, conditions, undecided
 from export.cases import travelling
@@ -106,10 +106,8 @@ def export_model(
         ExportError: some stage refused; nothing was written to the store.
     """
     progress("eager answers")
-    refuse_recomputed_weights(definition, method)
-    if method == "script":
-        adopt_forwards(definition.module, str(definition.source))
-    unshare(definition.module)
+    given = _prepared(definition, method)
+    definition = precision.lowered(given, method)
     signature, observed = eager_answers(definition)
     names = tuple(spec.name for spec in signature.outputs)
     with tempfile.TemporaryDirectory(prefix="vitrine-") as working:
@@ -124,7 +122,7 @@ def export_model(
         branches = undecided(observed.watch.branches(), graph)
         unknown = [branch for branch in branches if not branch.inputs]
         hidden = uncounted(definition.module, frozen.graph)
-        rounding = Rounding(definition.module)
+        rounding = precision.rounding_of(definition)
         batching = _batching(
             frozen, signature, definition, observed, rounding, unknown=unknown, hidden=hidden
         )
@@ -155,15 +153,15 @@ def export_model(
         loaded = torch.jit.load(str(module_path))
         checks = verified.checks
         if found is not None:
-            looked = observed_graph(loaded, [layer for layer in found.hooked if layer.chosen])
-            if found.hooked:
-                checks += (
-                    check_observed(
-                        getattr(looked, SUMMARY), found.hooked, definition, observed, rounding
-                    ),
-                )
-            seen = baseline.measure(looked, found.hooked, definition, row_axis=signature.row_axis)
-            seen.write(folder)
+            checks += _look(
+                loaded,
+                found,
+                definition,
+                observed,
+                rounding,
+                row_axis=signature.row_axis,
+                folder=folder,
+            )
         progress("gradients")
         gradients, warning = check_gradients(loaded, definition, observed, names)
         notes = notes_on(definition, observed, found, loaded, unknown=unknown, hidden=hidden)
@@ -181,11 +179,12 @@ def export_model(
         certificate = Certificate(
             method=method,
             versions=_versions(),
-            tolerance=_tolerance(signature),
+            tolerance=_tolerance(signature, definition),
             checks=(*checks, gradients),
             batching=batching,
             conditions=conditions(branches),
             notes=(*filter(None, [verified.note, warning]), *notes),
+            precision=precision.cost(loaded, given, observed, signature),
             engines=others,
         )
         progress("archive")
@@ -201,6 +200,14 @@ def export_model(
             found=found,
             choice=choice,
         )
+
+
+def _prepared(definition: Definition, method: Method) -> Definition:
+    refuse_recomputed_weights(definition, method)
+    if method == "script":
+        adopt_forwards(definition.module, str(definition.source))
+    unshare(definition.module)
+    return definition
 
 
 def _compiled(
@@ -229,7 +236,10 @@ def _look(
     baseline.measure(graph, found.hooked, definition, row_axis=row_axis).write(folder)
     if not found.hooked:
         return ()
-    return (check_observed(summary, found.hooked, definition, observed, rounding),)
+    tolerance = precision.STATISTICS_TOLERANCE[definition.precision]
+    return (
+        check_observed(summary, found.hooked, definition, observed, rounding, tolerance=tolerance),
+    )
 
 
 def _engines(
@@ -250,9 +260,15 @@ def _engines(
     return results, Choice(timing.fastest(timings), tuple(timings))
 
 
-def _tolerance(signature: Signature) -> dict[str, tuple[float, float]]:
+def _tolerance(signature: Signature, definition: Definition) -> dict[str, tuple[float, float]]:
     dtypes = {spec.dtype for spec in signature.outputs}
-    return {name: pair for name, pair in TOLERANCE.items() if name in dtypes}
+    # What is computed in less goes out as float32 and is no more exact for it.
+    lowered = TOLERANCE.get(definition.precision)
+    return {
+        name: lowered if lowered and name == "float32" else pair
+        for name, pair in TOLERANCE.items()
+        if name in dtypes
+    }
 
 
 def _write(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from export.timing import Choice, gain
-from formats.certificate import Certificate, Condition
+from formats.certificate import Certificate, Condition, Precision
 from formats.engines import TORCHSCRIPT
 from formats.layers import Layers
 from formats.signature import Signature, TensorSpec
@@ -43,6 +43,8 @@ def render(
         chosen = [f"`{layer.name}` ({layer.type})" for layer in layers.hooked if layer.chosen]
         lines += ["## Observed layers", "", f"- {', '.join(chosen) or 'none'}", ""]
         lines += ["- what is called as a function (`F.relu`, `torch.relu`) is no layer", ""]
+    if certificate.precision is not None:
+        lines += ["## Precision", "", *_precision(certificate.precision), ""]
     lines += ["## Engines", "", *_engines(certificate, choice), ""]
     if certificate.notes:
         lines += ["## Notes", "", *(f"- {note}" for note in certificate.notes), ""]
@@ -51,6 +53,21 @@ def render(
     for dtype, (relative, absolute) in certificate.tolerance.items():
         lines.append(f"- tolerance for {dtype}: relative {relative:g}, absolute {absolute:g}")
     return "\n".join(lines) + "\n"
+
+
+def _precision(precision: Precision) -> Iterator[str]:
+    yield (
+        f"- computed in {precision.dtype}; from the module as it was given, {precision.cases} "
+        "inputs differ at most by:"
+    )
+    for cost in precision.costs:
+        labels = ""
+        if cost.changed_labels is not None:
+            labels = f"; {cost.changed_labels:.2%} of rows get another label"
+        yield (
+            f"- output `{cost.output}`: {cost.max_absolute:.3g}, or {cost.max_relative:.2%} of the "
+            f"answer's largest value{labels}"
+        )
 
 
 def _engines(certificate: Certificate, choice: Choice | None) -> Iterator[str]:

@@ -26,10 +26,12 @@ class Rounding:
 
     Args:
         module: eager or scripted; it is copied. Where it cannot be copied, only inputs are moved.
+        dtype: what it computes in, where that is less precise than its inputs and outputs.
     """
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, dtype: torch.dtype | None = None) -> None:
         self._module = module
+        self._dtype = dtype
         self._copies: list[Any] | None = None
 
     def __call__(self, case: Example) -> list[Tensor]:
@@ -42,10 +44,10 @@ class Rounding:
             answers = [tensor for _, tensor in answer(self._module, case)]
         except Exception:
             return []
-        noise = [torch.zeros(tensor.shape, dtype=torch.float64) for tensor in answers]
+        noise = [self._last_bit(tensor) for tensor in answers]
         for seed, module in enumerate(self._moved()):
             generator = torch.Generator().manual_seed(seed)
-            moved = tuple(_jittered(tensor, generator) for tensor in case)
+            moved = tuple(_jittered(tensor, generator, self._dtype) for tensor in case)
             # What raises now sits on an edge, and says nothing of rounding.
             with suppress(Exception):
                 found = [tensor for _, tensor in answer(module, moved)]
@@ -53,30 +55,41 @@ class Rounding:
                     noise[place] = torch.maximum(noise[place], _gap(old, new))
         return noise
 
+    def _last_bit(self, answer: Tensor) -> Tensor:
+        if self._dtype is None or not answer.is_floating_point():
+            return torch.zeros(answer.shape, dtype=torch.float64)
+        return answer.to(torch.float64).abs().nan_to_num(0.0, 0.0, 0.0) * _half_bit(self._dtype)
+
     def _moved(self) -> list[Any]:
         if self._copies is None:
-            self._copies = [_with_jitter(self._module, seed) for seed in range(_COPIES)]
+            self._copies = [
+                _with_jitter(self._module, seed, self._dtype) for seed in range(_COPIES)
+            ]
         return self._copies
 
 
-def _with_jitter(module: Any, seed: int) -> Any:
+def _with_jitter(module: Any, seed: int, dtype: torch.dtype | None) -> Any:
     generator = torch.Generator().manual_seed(seed)
     try:
         own = copy.deepcopy(module)
         with torch.no_grad():
             for tensor in (*own.parameters(), *own.buffers()):
                 if tensor.is_floating_point():
-                    tensor.copy_(_jittered(tensor, generator))
+                    tensor.copy_(_jittered(tensor, generator, dtype))
     except Exception:
         return module
     return own
 
 
-def _jittered(tensor: Tensor, generator: torch.Generator) -> Tensor:
+def _half_bit(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).eps / 2
+
+
+def _jittered(tensor: Tensor, generator: torch.Generator, dtype: torch.dtype | None) -> Tensor:
     if not tensor.is_floating_point():
         return tensor
     signs = torch.randint(0, 2, tensor.shape, generator=generator) * 2 - 1
-    step = (signs * torch.finfo(tensor.dtype).eps).to(tensor.dtype)
+    step = (signs * torch.finfo(dtype or tensor.dtype).eps).to(tensor.dtype)
     return tensor + tensor * step.to(tensor.device)
 
 

@@ -21,7 +21,8 @@ from export.cases import read_cases
 from export.eager import answer
 from export.errors import ExportError
 from export.inputs import Example
-from export.observed import TOLERANCE, apart
+from export.observed import apart
+from export.precision import STATISTICS_TOLERANCE
 from export.rounding import Rounding
 from export.tensors import compare, dtype_name, leaves
 from formats.certificate import FILE_NAME, Certificate
@@ -157,7 +158,7 @@ def _load(folder: Path, signature: Signature, certificate: Certificate) -> _Subj
         plain_graph(loaded),
         cases,
         answers,
-        Rounding(loaded),
+        Rounding(loaded, torch.bfloat16 if certificate.precision else None),
     )
 
 
@@ -203,6 +204,8 @@ def _activations(subject: _Subject) -> str:
     if not chosen:
         return "no layer of it is observed"
     observed = observed_graph(subject.loaded, chosen, subject.plain)
+    precision = subject.certificate.precision
+    tolerance = STATISTICS_TOLERANCE[precision.dtype if precision else ""]
     largest = 0.0
     for case, expected in zip(subject.cases, subject.answers, strict=True):
         with torch.no_grad():
@@ -220,7 +223,7 @@ def _activations(subject: _Subject) -> str:
             if statistics is None:
                 continue
             moved = apart(statistics, raw[one.key])
-            if not moved <= TOLERANCE:
+            if not moved <= tolerance:
                 raise _Fell(f"statistics of layer {one.key} differ from NumPy's by {moved:.3g}")
             largest = max(largest, moved)
     return (

@@ -62,6 +62,38 @@ class Batching:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a lower precision changed in one output, over all verified inputs.
+
+    Attributes:
+        output: its name.
+        max_absolute: the largest difference from the module as it was given.
+        max_relative: the same as a share of the largest value of that answer.
+        changed_labels: for outputs with labels, the share of rows that get another label.
+    """
+
+    output: str
+    max_absolute: float
+    max_relative: float
+    changed_labels: float | None
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The precision that weights and computation were brought to, and what that cost.
+
+    Attributes:
+        dtype: e.g. "bfloat16".
+        cases: how many inputs were compared.
+        costs: one for each output.
+    """
+
+    dtype: str
+    cases: int
+    costs: tuple[Cost, ...]
+
+
+@dataclass(frozen=True)
 class Certificate:
     """What is known of an exported model.
 
@@ -73,6 +105,7 @@ class Certificate:
         batching: may requests share a batch?
         conditions: where the graph branches; a way that no input took is not verified.
         notes: what a user should know before trusting the model, one sentence each.
+        precision: what was lowered on demand; None for the module as it was given.
         engines: those beside the frozen TorchScript graph, and whether they may serve.
         files: SHA-256, in hex, of every other file of the archive, by its name there.
     """
@@ -84,6 +117,7 @@ class Certificate:
     batching: Batching
     conditions: tuple[Condition, ...] = ()
     notes: tuple[str, ...] = ()
+    precision: Precision | None = None
     engines: tuple[Engine, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
 
@@ -136,11 +170,20 @@ class Certificate:
                 batching=Batching(**fields["batching"]),
                 conditions=tuple(Condition(**one) for one in fields["conditions"]),
                 notes=tuple(fields["notes"]),
+                precision=_precision(fields["precision"]),
                 engines=tuple(Engine(**one) for one in fields["engines"]),
                 files=fields["files"],
             )
         except (KeyError, TypeError) as error:
             raise FormatError(f"{FILE_NAME} is damaged: {error}") from None
+
+
+def _precision(fields: Any) -> Precision | None:
+    if fields is None:
+        return None
+    return Precision(
+        fields["dtype"], fields["cases"], tuple(Cost(**cost) for cost in fields["costs"])
+    )
 
 
 def _check_digest(content: bytes, digest: Any) -> None:

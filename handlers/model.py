@@ -70,15 +70,15 @@ class Model:
         if (folder / LAYERS_FILE).exists():
             self.layers = Layers.read(folder).hooked
             chosen = [layer for layer in self.layers if layer.chosen]
-        self._engine = make(TORCHSCRIPT, self._whole, chosen)
-        self._writes = _writes_to_inputs(self._engine.plain)
         examples = list(self._examples(folder / WARM_UP_FILE))
-        answers = self._warm_up(examples)
         if engine != TORCHSCRIPT:
             why = refusal(engine, self.certificate, device)
-            why = why or self._replace_engine(engine, chosen, examples, answers)
-            if why:
-                say_fallen_back(self.signature.model, engine, why)
+            why = why or self._use_other(engine, chosen, examples)
+            if not why:
+                return
+            say_fallen_back(self.signature.model, engine, why)
+        self._use_torchscript(chosen)
+        self._warm_up(examples)
 
     @property
     def engine(self) -> str:
@@ -189,35 +189,41 @@ class Model:
                 batch = [np.resize(array, (rows, *array.shape[1:])) for array in example]
             yield batch, rows
 
-    def _warm_up(self, examples: Sequence[tuple[list[Array], int]]) -> list[Array]:
-        """Run each example until its graphs are compiled; return the outputs of both graphs."""
+    def _warm_up(self, examples: Sequence[tuple[list[Array], int]]) -> list[list[Array]]:
+        """Run each example until its graphs are compiled; return the outputs of every graph."""
         answers = []
         for batch, rows in examples:
             for _ in range(_WARM_UP_CALLS):
-                last = self.run(batch)
+                last = [self.run(batch)]
                 if self._engine.summary is not None:
-                    last += self.observe(batch, rows)[0]
+                    last.append(self.observe(batch, rows)[0])
             answers += last
         return answers
 
-    def _replace_engine(
+    def _use_torchscript(self, chosen: Sequence[Layer] | None) -> None:
+        self._engine = make(TORCHSCRIPT, self._whole, chosen)
+        self._writes = _writes_to_inputs(self._engine.plain)
+
+    def _use_other(
         self,
         name: str,
         chosen: Sequence[Layer] | None,
         examples: Sequence[tuple[list[Array], int]],
-        answers: Sequence[Array],
     ) -> str:
         """Let another engine serve if it answers the examples alike, else say why not."""
-        before = self._engine
+        self._use_torchscript(None)
+        expected = [self.run(batch) for batch, _ in examples]
+        graphs = 1 if chosen is None else 2
         try:
             self._engine = make(name, self._whole, chosen)
-            why = apart(answers, self._warm_up(examples), self.certificate.tolerance)
+            for number, actual in enumerate(self._warm_up(examples)):
+                why = apart(expected[number // graphs], actual, self.certificate.tolerance)
+                if why:
+                    return why
         except Exception as error:  # whatever torch, or its compiled code, says of it
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            why = f"{type(error).__name__}: {lines[-1] if lines else ''}"
-        if why:
-            self._engine = before
-        return why
+            return f"{type(error).__name__}: {lines[-1] if lines else ''}"
+        return ""
 
 
 def use_threads(configured: int | None) -> int:

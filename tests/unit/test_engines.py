@@ -25,7 +25,6 @@ from handlers.model import Model
 from handlers.service import Request, Service
 from tests.networks import (
     Branching,
-    Encoder,
     Recurrent,
     ResidualNet,
     define,
@@ -176,7 +175,7 @@ def test_an_engine_that_ends_the_process_takes_nothing_else_with_it(archive, tmp
     assert "Illegal instruction" in one.detail
 
 
-@pytest.mark.parametrize("kind", [ResidualNet, Encoder, Recurrent, Branching])
+@pytest.mark.parametrize("kind", [ResidualNet, Recurrent, Branching])
 def test_looking_inside_is_the_same_under_every_engine(kind, archive):
     own = definition(kind)
     folder = archive(own, layers=("*",))
