@@ -1,6 +1,8 @@
-"""Errors that a client is told, in one JSON form."""
+"""Errors that a client is told, as JSON."""
 
 from typing import Any
+
+from formats.error import error_to_json
 
 __all__ = ["ModelError", "RequestError"]
 
@@ -14,6 +16,9 @@ class RequestError(Exception):
         status: the HTTP status.
         input: the name of the input that was wrong, if one was.
         expected: what would have been right.
+
+    Attributes:
+        oip: whether the request could be seen to be in the Open Inference Protocol.
     """
 
     def __init__(
@@ -31,15 +36,13 @@ class RequestError(Exception):
         self.status = status
         self.input = input
         self.expected = expected
+        self.oip = False
 
-    def to_json(self) -> dict[str, Any]:
-        """Return `{"error": {"code", "message"[, "input"][, "expected"]}}`."""
-        error: dict[str, Any] = {"code": self.code, "message": self.message}
-        if self.input is not None:
-            error["input"] = self.input
-        if self.expected is not None:
-            error["expected"] = self.expected
-        return {"error": error}
+    def to_json(self, *, flat: bool = False) -> dict[str, Any]:
+        """Return what `formats.error` makes of it."""
+        return error_to_json(
+            self.code, self.message, input=self.input, expected=self.expected, flat=flat
+        )
 
 
 class ModelError(RequestError):

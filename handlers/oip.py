@@ -125,10 +125,18 @@ def decode(
         RequestError: naming the input or output and what was expected.
     """
     try:
-        question = oip_inputs.read(body, tail, signature)
+        question = _question(body, tail, signature)
+        return question, _envelope(body.document, signature, layers)
+    except RequestError as error:
+        error.oip = True
+        raise
+
+
+def _question(body: Body, tail: memoryview | None, signature: Signature) -> Question:
+    try:
+        return oip_inputs.read(body, tail, signature)
     except RecursionError:
         raise too_deep(signature) from None
-    return question, _envelope(body.document, signature, layers)
 
 
 def _envelope(document: dict[str, Any], signature: Signature, layers: Sequence[Layer]) -> Envelope:

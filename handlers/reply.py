@@ -22,6 +22,9 @@ __all__ = ["Reply", "encode", "encode_explanation", "respond"]
 # Given back as they came, so that a client can match the answer to its own trace.
 _ECHOED: Final = ("traceparent", "x-correlation-id")
 _LONGEST_ECHO: Final = 1024
+# The front knows the path, and says which form of an error belongs to it.
+_ERRORS: Final = "x-vitrine-errors"
+_LENGTH: Final = oip.LENGTH.lower()
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,8 @@ def respond(request: Request, result: Reply | RequestError) -> Response:
     if isinstance(result, RequestError):
         if result.status == 503:
             headers["retry-after"] = "1"
-        return Response(result.status, jsontext.dumps(result.to_json()), headers)
+        document = result.to_json(flat=_is_flat(request.headers, result))
+        return Response(result.status, jsontext.dumps(document), headers)
     headers |= {"content-type": result.media, **result.headers}
     body = result.body
     if result.media == media.JSON and len(body) >= coding.LEAST_BYTES:
@@ -121,6 +125,14 @@ def respond(request: Request, result: Reply | RequestError) -> Response:
             body = coding.compressed(body)
             headers["content-encoding"] = "gzip"
     return Response(200, body, headers)
+
+
+def _is_flat(headers: Mapping[str, str], error: RequestError) -> bool:
+    told = headers.get(_ERRORS)
+    if told is not None:
+        return told == "string"
+    # No front: what is visibly the protocol's is answered in it.
+    return error.oip or _LENGTH in headers
 
 
 def _may_be_echoed(text: str) -> bool:

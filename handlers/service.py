@@ -116,7 +116,7 @@ class Service:
             return self._answers_together(group)
         except Exception as error:
             if len(group) == 1:
-                return [_Outcome(_told(error), group[0].question.rows)]
+                return [_Outcome(_told(error, group[0]), group[0].question.rows)]
         # One of them is to blame; each alone shows which, and the others get their answer.
         return [outcome for one in group for outcome in self._answers([one])]
 
@@ -146,7 +146,7 @@ class Service:
         try:
             raw = self._raw(one)
         except RequestError as error:
-            return _Outcome(error, own.rows)
+            return _Outcome(_told(error, one), own.rows)
         seen = None
         if observation is not None and (one.looks_inside or one.sampled):
             if len(rows) < observation.rows and not observation.divides:
@@ -196,7 +196,14 @@ def _finite(outputs: Sequence[Array]) -> bool:
     return all(output.dtype.kind != "f" or bool(np.isfinite(output).all()) for output in outputs)
 
 
-def _told(error: Exception) -> RequestError:
+def _told(error: Exception, one: Asked | None = None) -> RequestError:
+    told = _as_told(error)
+    if one is not None and one.envelope is not None:
+        told.oip = True
+    return told
+
+
+def _as_told(error: Exception) -> RequestError:
     if isinstance(error, RequestError):
         return error
     if isinstance(error, MemoryError):

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from formats.error import error_to_json
 from server import __version__
 from server.catalog import Catalog, Served
 from server.watch import Watch
@@ -115,16 +116,20 @@ def _constant(document: Mapping[str, Any]) -> Any:
     return endpoint
 
 
-def _error(status: int, code: str, message: str, expected: str | None = None) -> JSONResponse:
-    error = {"code": code, "message": message}
-    if expected is not None:
-        error["expected"] = expected
-    return JSONResponse({"error": error}, status)
+def _error(
+    request: Request, status: int, code: str, message: str, expected: str | None = None
+) -> Response:
+    path = request.scope["path"]
+    flat = path == "/v2" or path.startswith("/v2/")
+    # In ASCII, unlike a JSONResponse.
+    body = json.dumps(error_to_json(code, message, expected=expected, flat=flat))
+    return Response(body, status, media_type="application/json")
 
 
 def _unknown(request: Request, error: Exception) -> Response:
     assert isinstance(error, _Unknown)
-    return _error(404, "model_not_found", error.what, "one of " + ", ".join(error.known))
+    known = "one of " + ", ".join(error.known)
+    return _error(request, 404, "model_not_found", error.what, known)
 
 
 def _refused(request: Request, error: Exception) -> Response:
@@ -132,12 +137,12 @@ def _refused(request: Request, error: Exception) -> Response:
     path = request.url.path
     if error.status_code == 405:
         what = f"{request.method} is not answered at {path}"
-        answer = _error(405, "method_not_allowed", what, "GET or HEAD")
+        answer = _error(request, 405, "method_not_allowed", what, "GET or HEAD")
         answer.headers["allow"] = "GET, HEAD"
         return answer
     expected = "one of the endpoints in /openapi.json"
-    return _error(error.status_code, "not_found", f"nothing is at {path}", expected)
+    return _error(request, error.status_code, "not_found", f"nothing is at {path}", expected)
 
 
 def _failed(request: Request, error: Exception) -> Response:
-    return _error(500, "internal", f"unexpected {type(error).__name__} in the server")
+    return _error(request, 500, "internal", f"unexpected {type(error).__name__} in the server")

@@ -134,9 +134,7 @@ def _url(message: Any) -> str:
 
 def _said(got: Answer) -> str:
     try:
-        error = json.loads(got.body)["error"]
-        return f"{error['code']}: {error['message']}" + (
-            f"; expected {error['expected']}" if "expected" in error else ""
-        )
+        told = json.loads(got.body)
+        return f"{told['code']}: {told['error']}"
     except (ValueError, KeyError, TypeError):
         return f"HTTP status {got.status}"

@@ -67,8 +67,12 @@ def document(catalog: Catalog, max_body: int) -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": {"Error": schemas.ERROR} | _schemas(served),
-            "responses": {name: _error(status) for status, (name, _) in _ERRORS.items()},
+            "schemas": {"Error": schemas.ERROR, "OipError": schemas.OIP_ERROR} | _schemas(served),
+            "responses": {
+                f"{form}{name}": _error(status, f"{form}Error")
+                for form in ("", "Oip")
+                for status, (name, _) in _ERRORS.items()
+            },
             "parameters": _parameters(catalog),
         },
     }
@@ -113,13 +117,18 @@ def _model_paths(catalog: Catalog) -> Schema:
         ("/v2/models/{model}", [model]),
         ("/v2/models/{model}/versions/{version}", [model, version]),
     ):
-        paths[base] = _get("What a model takes and answers.", metadata, (404,), parameters)
-        paths[f"{base}/ready"] = _get("Whether it is ready.", ready, (404, 503), parameters)
+        what = "What a model takes and answers."
+        paths[base] = _get(what, metadata, (404,), parameters, oip=True)
+        what = "Whether it is ready."
+        paths[f"{base}/ready"] = _get(what, ready, (404, 503), parameters, oip=True)
     paths["/v1/models/{model}"] = _get("Whether it is ready.", ready, (404, 503), [model])
-    for path in ("/predictions/{model}/{version}", "/v2/models/{model}/versions/{version}/infer"):
+    for path, oip in (
+        ("/predictions/{model}/{version}", False),
+        ("/v2/models/{model}/versions/{version}/infer", True),
+    ):
         anything: Schema = {}
         paths[path] = _post(
-            "One version of a model.", anything, anything, parameters=[model, version]
+            "One version of a model.", anything, anything, parameters=[model, version], oip=oip
         )
     return paths
 
@@ -147,7 +156,7 @@ def _posts(served: Served) -> Schema:
         f"/v1/models/{name}:predict": _post(what, ask, answer, example=served.sample),
         # Bytes without the protocol's header are an array, answered as one.
         f"/v2/models/{name}/infer": _post(
-            what, infer, {"anyOf": [inferred, answer]}, binary=(_RAW,)
+            what, infer, {"anyOf": [inferred, answer]}, binary=(_RAW,), oip=True
         ),
     }
 
@@ -174,7 +183,12 @@ def _parameters(catalog: Catalog) -> Schema:
 
 
 def _get(
-    what: str, properties: Schema, errors: tuple[int, ...] = (), parameters: Sequence[Schema] = ()
+    what: str,
+    properties: Schema,
+    errors: tuple[int, ...] = (),
+    parameters: Sequence[Schema] = (),
+    *,
+    oip: bool = False,
 ) -> Schema:
     answer = {"description": "The answer.", "content": _json(_object(properties))}
     responses: Schema = {"200": answer}
@@ -182,7 +196,7 @@ def _get(
         if status == 503:
             responses["503"] = {**answer, "description": "The answer is no."}
         else:
-            responses[str(status)] = _ref("responses", _ERRORS[status][0])
+            responses[str(status)] = _refusal(status, oip)
     return {"get": {"summary": what, "parameters": list(parameters), "responses": responses}}
 
 
@@ -195,6 +209,7 @@ def _post(
     parameters: Sequence[Schema] = (),
     binary: Sequence[str] = (),
     pictures: Sequence[str] = (),
+    oip: bool = False,
 ) -> Schema:
     # Bytes have no JSON Schema; docs/requests.md says what they hold.
     more: Schema = {kind: {} for kind in binary}
@@ -202,7 +217,7 @@ def _post(
     if example is not None:
         content["application/json"]["example"] = example
     answers = _json(answer) | more
-    errors = {str(status): _ref("responses", name) for status, (name, _) in _ERRORS.items()}
+    errors = {str(status): _refusal(status, oip) for status in _ERRORS}
     return {
         "post": {
             "summary": what,
@@ -213,10 +228,14 @@ def _post(
     }
 
 
-def _error(status: int) -> Schema:
+def _refusal(status: int, oip: bool) -> Schema:
+    return _ref("responses", ("Oip" if oip else "") + _ERRORS[status][0])
+
+
+def _error(status: int, schema: str) -> Schema:
     answer: Schema = {
         "description": _ERRORS[status][1],
-        "content": _json(_ref("schemas", "Error")),
+        "content": _json(_ref("schemas", schema)),
     }
     header = {405: "Allow", 503: "Retry-After"}.get(status)
     if header is not None:

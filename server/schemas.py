@@ -8,6 +8,7 @@ from formats.signature import Signature, TensorSpec
 
 __all__ = [
     "ERROR",
+    "OIP_ERROR",
     "Schema",
     "explain_answer",
     "infer_answer",
@@ -18,7 +19,13 @@ __all__ = [
 
 Schema = dict[str, Any]
 
-#: Every error, whoever made it.
+_CODE: Final[Schema] = {"type": "string", "description": "Short and stable, for programs."}
+_MESSAGE: Final[Schema] = {"type": "string", "description": "What was wrong, for people."}
+_BESIDE: Final[Schema] = {
+    "input": {"type": "string", "description": "The input that was wrong."},
+    "expected": {"type": "string", "description": "What would have been right."},
+}
+#: Every error, whoever made it, but those of the Open Inference Protocol.
 ERROR: Final[Schema] = {
     "type": "object",
     "required": ["error"],
@@ -26,13 +33,18 @@ ERROR: Final[Schema] = {
         "error": {
             "type": "object",
             "required": ["code", "message"],
-            "properties": {
-                "code": {"type": "string", "description": "Short and stable, for programs."},
-                "message": {"type": "string", "description": "What was wrong, for people."},
-                "input": {"type": "string", "description": "The input that was wrong."},
-                "expected": {"type": "string", "description": "What would have been right."},
-            },
+            "properties": {"code": _CODE, "message": _MESSAGE, **_BESIDE},
         }
+    },
+}
+#: Every error under `/v2`.
+OIP_ERROR: Final[Schema] = {
+    "type": "object",
+    "required": ["error", "code"],
+    "properties": {
+        "error": {"type": "string", "description": "What was wrong, and what was expected."},
+        "code": _CODE,
+        **_BESIDE,
     },
 }
 _ACTIVATIONS: Final[Schema] = {

@@ -24,6 +24,7 @@ import numpy as np
 import requests
 
 from tests.conftest import ROOT
+from tests.errors import told
 from tests.integration.conftest import EXAMPLES, export_all, running
 from tests.mutated_http import Sent, mutated, pictures, right
 
@@ -124,9 +125,10 @@ def fault(sent: Sent, answer: HTTPResponse, body: bytes) -> str | None:
     if media != "application/json" or not body.isascii():
         return f"an error as {media!r}"
     document = json.loads(body)
-    if set(document) != {"error"} or not document["error"]["message"]:
+    try:
+        code = told(sent.path, document)["code"]
+    except (AssertionError, KeyError):
         return "an error of another form"
-    code = document["error"]["code"]
     return None if code in CODES else f"undocumented code {code!r}"
 
 
@@ -199,7 +201,7 @@ class Run:
         else:
             problem = fault(sent, *got)
             if problem is None and got[0].status >= 400 and b'"code"' in got[1]:
-                what += " " + json.loads(got[1])["error"]["code"]
+                what += " " + told(sent.path, json.loads(got[1]))["code"]
         with self.lock:
             self.statuses[what] += 1
         if problem:

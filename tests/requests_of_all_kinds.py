@@ -42,6 +42,7 @@ HEADERS = {
     ],
     "traceparent": ["00-1-2-01", "a\r\nset-cookie: b", "x" * 9000, "\u00fc"],
     "x-correlation-id": ["mine", "\r\n[PID]1", "x" * 9000],
+    "x-vitrine-errors": ["string", "object", ""],
     "describe": ["True"],
     "explain": ["True"],
     "x-explain": [

@@ -1,9 +1,11 @@
-"""The image's front: the truth about its models, one form for errors, and nothing else to reach."""
+"""The image's front: the truth about its models, the forms of errors, and nothing else to reach."""
 
 import time
 
 import pytest
 import requests
+
+from tests.errors import told
 
 pytestmark = pytest.mark.container
 
@@ -42,12 +44,18 @@ def test_what_is_served_is_told(examples):
         ("GET", "/predictions/digits", {}, 405, "method_not_allowed"),
         ("POST", "/predictions/digits", {"data": bytes(16_777_217)}, 413, "body_too_large"),
         ("POST", "/predictions/digits", {"data": b"{"}, 400, "not_json"),
+        ("POST", "/v2/models/none/infer", {"data": b"[1]"}, 404, "model_not_found"),
+        ("GET", "/v2/models/none", {}, 404, "model_not_found"),
+        ("GET", "/v2/models", {}, 404, "not_found"),
+        ("GET", "/v2/models/digits/infer", {}, 405, "method_not_allowed"),
+        ("POST", "/v2/models/digits/infer", {"data": bytes(16_777_217)}, 413, "body_too_large"),
+        ("POST", "/v2/models/digits/infer", {"data": b"{"}, 400, "not_json"),
     ],
 )
-def test_errors_have_one_form(examples, method, path, options, status, code):
+def test_errors_have_the_form_of_their_path(examples, method, path, options, status, code):
     answer = requests.request(method, f"{examples.url}{path}", timeout=30, **options)
     assert answer.status_code == status, answer.text
-    assert answer.json()["error"]["code"] == code
+    assert told(path, answer.json())["code"] == code
 
 
 def test_a_killed_worker_shows_and_comes_back(start):

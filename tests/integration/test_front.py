@@ -15,6 +15,7 @@ import pytest
 import requests
 
 from server.config import DEFAULT_CONFIG
+from tests.errors import told
 from tests.integration.conftest import running
 
 if os.environ.get("VITRINE_URL"):
@@ -30,7 +31,8 @@ import time
 def handle(data, context):
     if data is None:
         return None
-    context.set_response_header(0, "x-describe", str(context.get_request_header(0, "describe")))
+    for name in ("describe", "x-vitrine-errors"):
+        context.set_response_header(0, f"seen-{name}", str(context.get_request_header(0, name)))
     body = data[0].get("body", b"")
     order, _, value = (body if isinstance(body, str) else bytes(body).decode()).partition(" ")
     if order == "sleep":
@@ -68,19 +70,22 @@ def front(tmp_path_factory, exported):
         yield server
 
 
-def tell(front, order, **options):
+# Where errors are objects, and where they are strings.
+BOTH = ["/predictions/puppet", "/v2/models/puppet/infer"]
+
+
+def tell(front, order, *, path="/predictions/puppet", **options):
     headers = {"content-type": "text/plain", **options.pop("headers", {})}
-    return front.post("/predictions/puppet", data=order, headers=headers, **options)
+    return front.post(path, data=order, headers=headers, **options)
 
 
 def error(answer, status, code):
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/json"
     assert answer.content.isascii()
-    body = answer.json()["error"]
-    assert body["code"] == code
-    assert body["message"]
-    return body
+    parts = told(answer.url, answer.json())
+    assert parts["code"] == code
+    return parts
 
 
 def get(front, path, **options):
@@ -174,6 +179,7 @@ def test_sending_to_an_unknown_model(front, path):
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
+        ("POST", "/v2", "GET, HEAD"),
         ("GET", "/predictions/puppet", "POST, PUT"),
         ("DELETE", "/predictions/puppet", "POST, PUT"),
         ("GET", "/predictions/puppet/1.0/more", "POST, PUT"),
@@ -192,17 +198,26 @@ def test_a_method_that_is_not_answered(front, method, path, allowed):
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/models", "/metrics", "/models/puppet", "/workflows", "/api-description", '/"']
-)
+    "path",
+    ["/", "/models", "/metrics", "/models/puppet", "/workflows", "/api-description", '/"', "/v2x",
+     "/v2/x", "/v2/models", '/v2/"', "/%762/models", "/v2/models/branch/x", "/v2/health/x"],
+)  # fmt: skip
 def test_nothing_else_is_there(front, path):
     error(get(front, path), 404, "not_found")
-    assert requests.options(f"{front.url}/", timeout=10).status_code == 404
+    error(requests.options(f"{front.url}/", timeout=10), 404, "not_found")
+    error(
+        requests.options(f"{front.url}/v2/models/branch/infer", timeout=10),
+        405,
+        "method_not_allowed",
+    )
 
 
 @pytest.mark.parametrize("path", ["/predictions/%zz", "/v2/models/%zz/infer", "/%zz"])
 def test_a_path_that_cannot_be_decoded_is_a_bad_request(front, path):
     answer = raw(front, f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
     assert answer.startswith(b"HTTP/1.1 400 "), answer
+    parts = told(path, json.loads(answer.partition(b"\r\n\r\n")[2]))
+    assert (parts["code"], parts["expected"]) == ("bad_request", "%25 for a percent sign")
 
 
 @pytest.mark.parametrize("target", [b"*", b"**", b"http://x", b"http://x/models"])
@@ -241,20 +256,25 @@ def test_a_version_may_stand_in_every_path(front):
 def test_a_handlers_own_answers_stay_as_they_are(front):
     answer = tell(front, "refuse this")
     assert (answer.status_code, answer.json()) == (418, {"mine": "this"})
-    error(front.post("/predictions/branch", data=b"{"), 400, "not_json")
+    for path in ("/predictions/branch", "/v2/models/branch/infer"):
+        error(front.post(path, data=b"{"), 400, "not_json")
 
 
-def test_a_handler_that_raises(front):
-    error(tell(front, "fail now"), 500, "handler_failed")
+@pytest.mark.parametrize("path", BOTH)
+def test_a_handler_that_raises(front, path):
+    error(tell(front, "fail now", path=path), 500, "handler_failed")
     for status in (401, 403, 404, 405, 409, 422, 429, 501, 504, 507, 599):
-        assert (
-            error(tell(front, f"raise {status}"), status, "handler_failed")["message"] == "because"
-        )
+        answer = tell(front, f"raise {status}", path=path)
+        assert error(answer, status, "handler_failed")["message"] == "because"
 
 
 def test_no_header_steers_the_handler(front):
-    answer = tell(front, "hello", headers={"describe": "True", "explain": "True"})
-    assert (answer.text, answer.headers["x-describe"]) == ("hello", "None")
+    sent = {"describe": "True", "explain": "True", "X-Vitrine-Errors": "mine"}
+    versioned = "/v2/models/puppet/versions/1.0/infer"
+    for path, form in zip((*BOTH, versioned), ("object", "string", "string"), strict=True):
+        answer = tell(front, "hello", path=path, headers=sent)
+        assert (answer.text, answer.headers["seen-describe"]) == ("hello", "None")
+        assert answer.headers["seen-x-vitrine-errors"] == form
 
 
 def test_one_connection_serves_on_after_an_error(front):
@@ -269,7 +289,8 @@ def test_one_connection_serves_on_after_an_error(front):
 
 def test_a_form_that_cannot_be_read(front):
     form = {"content-type": "application/x-www-form-urlencoded"}
-    error(front.post("/predictions/branch", data=b"%=%%x", headers=form), 400, "bad_request")
+    for path in BOTH:
+        error(front.post(path, data=b"%=%%x", headers=form), 400, "bad_request")
 
 
 def test_what_calls_itself_grpc_without_http2(front):
@@ -295,11 +316,13 @@ def test_who_expects_to_continue_may(front):
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_sent(front):
-    head = f"POST /predictions/puppet HTTP/1.1\r\nHost: x\r\nContent-Length: {LIMIT + 1}\r\n\r\n"
-    answer = raw(front, head.encode())
-    assert answer.startswith(b"HTTP/1.1 413 ")
-    assert b"body_too_large" in answer
-    assert str(LIMIT).encode() in answer
+    for path in BOTH:
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {LIMIT + 1}\r\n\r\n"
+        answer = raw(front, head.encode())
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        parts = told(path, json.loads(answer.partition(b"\r\n\r\n")[2]))
+        assert parts["code"] == "body_too_large"
+        assert str(LIMIT) in parts["expected"]
     assert tell(front, b"x" * LIMIT).status_code == 200
 
 
@@ -321,6 +344,7 @@ def test_headers_that_are_too_many_or_too_large(front):
     many = {f"x-{number}": "1" for number in range(150)}
     error(get(front, "/ping", headers=many), 431, "headers_too_large")
     error(get(front, "/ping", headers={"x-long": "1" * 20_000}), 431, "headers_too_large")
+    error(get(front, "/v2", headers={"x-long": "1" * 20_000}), 431, "headers_too_large")
     assert get(front, "/ping", headers={"x-long": "1" * 100_000}).status_code == 400
     for size, status in ((7_500, 200), (8_500, 431)):
         answer = tell(front, "hello", headers={"x-long": "1" * size})
@@ -334,7 +358,9 @@ def test_headers_that_are_too_many_or_too_large(front):
 
 def test_a_full_queue_is_503_and_says_when_to_try_again(front):
     with ThreadPoolExecutor(12) as pool:
-        answers = list(pool.map(lambda _: tell(front, "sleep 0.2"), range(12)))
+        answers = list(
+            pool.map(lambda turn: tell(front, "sleep 0.2", path=BOTH[turn % 2]), range(12))
+        )
     refused = [answer for answer in answers if answer.status_code != 200]
     assert 0 < len(refused) < 12
     for answer in refused:
@@ -342,14 +368,15 @@ def test_a_full_queue_is_503_and_says_when_to_try_again(front):
         assert answer.headers["retry-after"] == "1"
 
 
-def test_a_model_that_takes_too_long_is_504(front):
-    error(tell(front, "sleep 5"), 504, "timeout")
+@pytest.mark.parametrize("path", BOTH)
+def test_a_model_that_takes_too_long_is_504(front, path):
+    error(tell(front, "sleep 5", path=path), 504, "timeout")
 
 
 def test_a_worker_that_is_killed_is_not_ready_and_comes_back(front):
     others = front.worker_pids("branch")
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(tell, front, "sleep 2.5")
+        waiting = pool.submit(tell, front, "sleep 2.5", path=BOTH[1])
         time.sleep(0.5)
         os.kill(front.worker_pids("puppet")[0], signal.SIGKILL)
         wait(lambda: get(front, "/v2/models/puppet/ready").status_code == 503, 5)

@@ -1,5 +1,7 @@
 """The Open Inference Protocol over HTTP, at the URL that its clients use."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from export.definition import from_model_file
 from export.layers import watch
 from tests.conftest import ROOT
+from tests.errors import told
 from tests.integration.turns import assert_both_are_right
 
 URL = "/v2/models/digits/infer"
@@ -60,15 +63,30 @@ def test_layers_are_outputs(server, digits):
     assert "dead" in answer.json()["parameters"]
 
 
-def test_a_mistake_is_answered_in_the_one_form(server, digits):
+def test_a_mistake_is_answered_in_the_form_of_the_path(server, digits):
     (x,) = digits.examples[0]
     wrong = document(x)
     wrong["inputs"][0]["datatype"] = "FP64"
     answer = server.post(URL, wrong)
     assert answer.status_code == 400
-    error = answer.json()["error"]
-    assert (error["code"], error["input"]) == ("wrong_datatype", "image")
-    assert error["expected"] == "FP32"
+    assert answer.json() == {
+        "error": "input 'image' has datatype 'FP64', and nothing is cast; expected FP32",
+        "code": "wrong_datatype",
+        "input": "image",
+        "expected": "FP32",
+    }
+
+
+@pytest.mark.skipif(shutil.which("haproxy") is None, reason="no haproxy: no path is known")
+def test_the_path_goes_before_the_body(server, digits):
+    """The protocol elsewhere has the other form, and other bodies at its URL have its form."""
+    (x,) = digits.examples[0]
+    wrong = document(x[:, :7])
+    for path in (URL, "/predictions/digits", "/v1/models/digits:predict"):
+        for body in (wrong, x[:, :7].tolist(), "text"):
+            answer = server.post(path, body)
+            assert answer.status_code == 400
+            assert told(path, answer.json())["input"] == "image"
 
 
 def test_both_forms_at_once_each_get_their_own(server, digits):

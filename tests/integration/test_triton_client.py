@@ -1,5 +1,7 @@
 """Triton's own HTTP client, unmodified, against the server: binary tensors and JSON."""
 
+import shutil
+
 import gevent
 import ml_dtypes
 import numpy as np
@@ -99,7 +101,30 @@ def test_a_mistake_is_told(client):
     with pytest.raises(InferenceServerException) as caught:
         client.infer("digits", [given])
     assert caught.value.status() == "400"
-    assert caught.value.message()["code"] == "wrong_datatype"
+    said = "input 'image' has datatype 'FP64', and nothing is cast; expected FP32"
+    assert str(caught.value) == f"[400] {said}"
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_a_wrong_shape_is_told(client, binary):
+    with pytest.raises(InferenceServerException) as caught:
+        client.infer("digits", [image(torch.zeros(1, 8, 7), binary)])
+    assert str(caught.value).startswith("[400] input 'image' has shape [1, 8, 7]")
+    assert "; expected " in str(caught.value)
+
+
+@pytest.mark.skipif(shutil.which("haproxy") is None, reason="no haproxy: TorchServe's own words")
+def test_an_unknown_model_is_told(client):
+    with pytest.raises(InferenceServerException) as caught:
+        client.infer("nobody", [image(torch.zeros(1, 8, 8))])
+    assert str(caught.value).startswith("[404] Model not found: nobody; expected one of the models")
+    for ask in (client.get_model_metadata, lambda name: client.get_model_metadata(name, "7")):
+        with pytest.raises(InferenceServerException) as caught:
+            ask("nobody")
+        assert str(caught.value).startswith("[404] there is no model 'nobody'; expected one of ")
+    with pytest.raises(InferenceServerException) as caught:
+        client.get_model_repository_index()
+    assert "expected" in str(caught.value)
 
 
 def test_a_version_in_the_path_is_the_fronts_work(client, digits, server):

@@ -14,6 +14,7 @@ from handlers.model import Model
 from handlers.recorder import Recorder
 from handlers.service import Service
 from handlers.torchserve import TorchServeAdapter
+from tests.errors import told
 
 JSON = {"Content-Type": "application/json"}
 RAW = {"Content-Type": "application/octet-stream"}
@@ -108,8 +109,9 @@ def test_an_answer_that_is_withheld_leaves_no_headers_of_its_own(adapter):
         {"body": bytearray(start + many.tobytes())},
     ]
     adapter._limit = 100
-    for body, headers in zip(adapter.handle(parts, context), context.headers, strict=True):
-        assert json.loads(body)["error"]["code"] == "answer_too_large"
+    withheld = adapter.handle(parts, context)
+    for path, body, headers in zip(("/predictions", "/v2"), withheld, context.headers, strict=True):
+        assert told(path, json.loads(body))["code"] == "answer_too_large"
         assert headers["content-type"] == "application/json"
         assert headers.keys() <= {"content-type", "x-correlation-id"}
     assert [status for status, _ in context.statuses] == [413, 413]
@@ -120,6 +122,30 @@ def test_an_answer_that_is_withheld_leaves_no_headers_of_its_own(adapter):
     assert len(json.loads(gzip.decompress(packed))["outputs"]["y"]) == 2000
     assert len(packed) < coding.LEAST_BYTES
     assert binary.endswith(np.full((2000, 4), 2, "<f4").tobytes())
+
+
+OIP = json.dumps({"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}]})
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "flat"),
+    [
+        # The front has told the form.
+        ({"X-Vitrine-Errors": "string"}, "[", True),
+        ({"X-Vitrine-Errors": "object"}, OIP, False),
+        ({"X-Vitrine-Errors": "object", "Inference-Header-Content-Length": "999"}, OIP, False),
+        # There is no front.
+        ({}, "[", False),
+        ({}, OIP, True),
+        ({}, '{"inputs": [{"name": 1}]}', True),
+        ({"Inference-Header-Content-Length": "999"}, "", True),
+    ],
+)
+def test_an_error_has_the_form_that_the_front_says_or_the_body_shows(adapter, headers, body, flat):
+    context = Context(JSON | headers)
+    [answer] = adapter.handle([{"body": bytearray(body.encode())}], context)
+    assert context.statuses[0][0] == 400
+    told("/v2" if flat else "/predictions", json.loads(answer))
 
 
 def test_a_body_is_not_copied_on_its_way(adapter, monkeypatch):

@@ -57,19 +57,26 @@ def refusal(code="not_json", **more):
     return json.dumps({"error": {"code": code, "message": "no", **more}}).encode()
 
 
+FLAT = b'{"error": "no; expected yes", "code": "not_json", "expected": "yes"}'
+
+
 @pytest.mark.parametrize(
-    ("status", "media", "body", "right"),
+    ("path", "status", "media", "body", "right"),
     [
-        (400, "application/json", refusal(), True),
-        (500, "application/json", refusal("internal"), False),
-        (400, "application/json", refusal("nobody_knows"), False),
-        (400, "application/json", b'{"code": 400}', False),
-        (400, "text/html", b"<html>", False),
-        (404, "text/plain", b"no", False),
+        ("/ping", 400, "application/json", refusal(), True),
+        ("/ping", 500, "application/json", refusal("internal"), False),
+        ("/ping", 400, "application/json", refusal("nobody_knows"), False),
+        ("/ping", 400, "application/json", b'{"code": 400}', False),
+        ("/ping", 400, "application/json", FLAT, False),
+        ("/v2/x?y", 400, "application/json", FLAT, True),
+        ("http://x/v2", 400, "application/json", FLAT, True),
+        ("/v2", 400, "application/json", refusal(), False),
+        ("/ping", 400, "text/html", b"<html>", False),
+        ("/ping", 404, "text/plain", b"no", False),
     ],
 )
-def test_what_a_refusal_has_to_be(status, media, body, right):
-    assert (fault(Sent("/ping", b""), answer(status, media), body) is None) is right
+def test_what_a_refusal_has_to_be(path, status, media, body, right):
+    assert (fault(Sent(path, b""), answer(status, media), body) is None) is right
 
 
 def test_what_is_no_http():

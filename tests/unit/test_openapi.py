@@ -8,12 +8,14 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from formats.datatypes import DATATYPES
+from formats.error import error_to_json
 from formats.signature import Signature, TensorSpec
 from server.__main__ import main
 from server.archives import read_archive
 from server.catalog import Catalog, Served, read_served
 from server.openapi import document
 from tests.conftest import ROOT
+from tests.errors import is_oip
 
 EXAMPLES = ("activation_mlp", "control_flow", "dann", "digits")
 PAGE = ROOT / "docs" / "openapi.json"
@@ -69,6 +71,23 @@ def test_every_sample_fits_and_what_is_out_of_bounds_does_not(catalog, examples)
     image[0, 0] = 17
     assert not fits(examples, "digits.request", image.tolist())
     assert not fits(examples, "digits.request", {"inputs": image[:7].tolist()})
+
+
+def test_errors_have_the_form_of_their_path(examples):
+    for path, operations in examples["paths"].items():
+        for operation in operations.values():
+            refs = [
+                answer["$ref"] for answer in operation["responses"].values() if "$ref" in answer
+            ]
+            for ref in refs:
+                assert is_oip(path) == ref.startswith("#/components/responses/Oip"), (path, ref)
+    for flat, name in ((False, "Error"), (True, "OipError")):
+        error = error_to_json("wrong_shape", "no", input="x", expected="y", flat=flat)
+        assert fits(examples, name, error)
+        assert not fits(examples, "Error" if flat else "OipError", error)
+        answer = examples["components"]["responses"]["OipNotFound" if flat else "NotFound"]
+        schema = answer["content"]["application/json"]["schema"]
+        assert schema == {"$ref": f"#/components/schemas/{name}"}
 
 
 ROW = {"a": [1, 2], "b": True}

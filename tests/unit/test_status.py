@@ -1,5 +1,6 @@
 """The status service over HTTP, before a management API that is a dictionary."""
 
+import json
 import shutil
 import subprocess
 import threading
@@ -19,11 +20,14 @@ from server.endpoints import application
 from server.errors import UsageError
 from server.front import Front, find_haproxy
 from server.readiness import NotListening
+from server.unix_http import Client
 from server.watch import Watch
 from tests.conftest import ROOT
+from tests.errors import told
 
 X, Y = TensorSpec("x", "float32", (-1, 2)), TensorSpec("y", "int64", (-1,))
 SIGNATURE = Signature("m", "1.0", "", (X,), (Y,), True)
+CLOSE = {"Connection": "close"}
 CATALOG = Catalog([Served("m", "1.0", SIGNATURE), Served("m", "2.0"), Served("other", "1.0")])
 
 
@@ -125,14 +129,20 @@ def test_nothing_is_ready_when_torchserve_does_not_answer(ask, management):
     [
         ("GET", "/v2/models/none", 404, "model_not_found"),
         ("GET", "/v2/models/m/versions/3", 404, "model_not_found"),
+        ("GET", "/v1/models/none", 404, "model_not_found"),
+        ("GET", "/v2/models/%C3%A9", 404, "model_not_found"),
         ("GET", "/v2/nothing", 404, "not_found"),
+        ("GET", "/%762/nothing", 404, "not_found"),
+        ("GET", "/v2nothing", 404, "not_found"),
+        ("POST", "/v2", 405, "method_not_allowed"),
         ("POST", "/ping", 405, "method_not_allowed"),
     ],
 )
-def test_errors_have_the_one_form(ask, method, path, status, code):
+def test_errors_have_the_form_of_their_path(ask, method, path, status, code):
     answer = ask(path, method)
     assert answer.status_code == status
-    assert answer.json()["error"]["code"] == code
+    assert answer.content.isascii()
+    assert told(answer.url, answer.json())["code"] == code
     assert answer.headers.get("allow") == ("GET, HEAD" if status == 405 else None)
 
 
@@ -170,3 +180,25 @@ def test_haproxy_takes_its_configuration(tmp_path):
     )
     assert checked.returncode == 0, checked.stderr
     assert "WARNING" not in checked.stderr
+
+
+@pytest.mark.skipif(shutil.which("haproxy") is None, reason="no haproxy")
+def test_a_front_with_nothing_behind_it_says_so_in_the_form_of_the_path(tmp_path):
+    config = Config.read(DEFAULT_CONFIG)
+    front = Front(Path(shutil.which("haproxy")), tmp_path, config.addresses())
+    public = tmp_path / "public.sock"
+    environment = front.environment(config) | {"VITRINE_BIND": f"unix@{public}"}
+    process = subprocess.Popen(front.command(), env=environment)
+    try:
+        deadline = time.monotonic() + 10
+        while not public.exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        for path in ("/predictions/m", "/v2/models/m/infer", "/v2/models/m", "/ping"):
+            answer = Client(str(public)).post(path, b"", CLOSE, timeout=10)
+            assert answer.status == 502
+            assert told(path, json.loads(answer.body))["code"] == "server_unreachable"
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
