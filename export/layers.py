@@ -1,6 +1,6 @@
 """Which layers are observed, and what Python's own forward hooks see of them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MethodType
@@ -170,7 +170,11 @@ def describe(
     row_axis: bool,
     independent: bool,
 ) -> tuple[Layer, ...]:
-    """Describe layers in the order they first run in over all cases; others come last.
+    """Describe layers in execution order; those that no case reaches come last.
+
+    Each case shows the order of the layers on its way. These are merged, so that a layer of a
+    branch that later cases take stands where it runs; where they contradict each other, the
+    first counts.
 
     Args:
         module: the eager module.
@@ -181,16 +185,18 @@ def describe(
         independent: whether rows do not influence each other, so that a row's share of a layer's
             output can be checked against the row alone.
     """
-    order: dict[str, list[str]] = {}
+    parts: dict[str, list[str]] = {}
+    orders: dict[tuple[str, ...], None] = {}
     with watch(module, names) as calls:
         for case in cases:
             answer(module, case)
             for call in calls:
-                order.setdefault(call.name, [path for path, _ in call.parts])
+                parts.setdefault(call.name, [path for path, _ in call.parts])
+            orders[tuple(dict.fromkeys(call.name for call in calls))] = None
             calls.clear()
     axes: dict[str, tuple[int, ...]] = {}
     for example in _probes(cases, independent) if row_axis else ():
-        if axes.keys() >= order.keys():
+        if axes.keys() >= parts.keys():
             break
         axes = _row_axes(module, names, example, independent) | axes
     kinds = {name: _kind(layer) for name, layer in module.named_modules()}
@@ -199,11 +205,29 @@ def describe(
             name,
             kinds[name],
             name in chosen,
-            axes.get(name, tuple(-1 for _ in order.get(name, [""]))),
-            tuple(order.get(name, [""])),
+            axes.get(name, tuple(-1 for _ in parts.get(name, [""]))),
+            tuple(parts.get(name, [""])),
         )
-        for name in [*order, *(name for name in names if name not in order)]
+        for name in [*_merged(orders), *(name for name in names if name not in parts)]
     )
+
+
+def _merged(orders: Iterable[Sequence[str]]) -> list[str]:
+    """Merge orders: what comes after nothing that is left goes next, the first seen before others.
+
+    Where everything left comes after something, orders contradict each other: the first seen goes.
+    """
+    earlier: dict[str, set[str]] = {}
+    for order in orders:
+        for place, name in enumerate(order):
+            earlier.setdefault(name, set()).update(order[max(0, place - 1) : place])
+    merged = []
+    while earlier:
+        free = (name for name, others in earlier.items() if others.isdisjoint(earlier))
+        name = next(free, next(iter(earlier)))
+        merged.append(name)
+        del earlier[name]
+    return merged
 
 
 def _many_rows(cases: Sequence[Example]) -> Example:

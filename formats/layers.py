@@ -49,7 +49,7 @@ class Layers:
     """What an archive says of its layers.
 
     Attributes:
-        hooked: in the order they first ran in; the ones that no input reached come last.
+        hooked: in execution order; the ones that no input reached come last.
         left_out: layer name to the reason why no hook could be compiled into it.
     """
 
