@@ -1,0 +1,1 @@
+"""What `scripts/benchmark serve` and `scripts/benchmark growth` are made of."""

@@ -1,0 +1,82 @@
+"""Closed-loop load: wrk with a script that gives each request its own input and checks answers."""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from benchmarks.serving.figures import Closed, percentiles
+from benchmarks.serving.running import Running
+
+__all__ = ["load", "parse"]
+
+_SCRIPT: Final = Path(__file__).with_name("closed.lua")
+_TIMEOUT_SECONDS: Final = 30
+_GRACE_SECONDS: Final = 60.0
+
+
+def load(server: Running, payload: Path, result: Path, connections: int, seconds: float) -> Closed:
+    """Ask a server as fast as it answers.
+
+    Args:
+        server: whom.
+        payload: folder of `payload.write`.
+        result: file to work in.
+        connections: each has a thread of its own in wrk.
+        seconds: how long.
+
+    Raises:
+        RuntimeError: wrk is not installed, or failed.
+    """
+    wrk = shutil.which("wrk")
+    if wrk is None:
+        raise RuntimeError("wrk is not installed (Debian and Ubuntu have it as a package)")
+    result.unlink(missing_ok=True)
+    # wrk takes whole seconds.
+    command = [wrk, f"-d{max(1, round(seconds))}s", f"-t{connections}", f"-c{connections}"]
+    command += [f"--timeout={_TIMEOUT_SECONDS}s", f"-s{_SCRIPT}", f"http://{server.address}"]
+    server_before, own_before = server.cpu_seconds(), _children_seconds()
+    done = subprocess.run(
+        command,
+        env={**os.environ, "BENCH_PAYLOAD": str(payload), "BENCH_RESULT": str(result)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=seconds + _GRACE_SECONDS,
+    )
+    client = _children_seconds() - own_before
+    used = server.cpu_seconds() - server_before
+    if done.returncode or not result.exists():
+        raise RuntimeError(f"wrk failed: {done.stdout.strip()} {done.stderr.strip()}")
+    return parse(result.read_text(encoding="utf-8"), used, client)
+
+
+def parse(text: str, server_seconds: float, client_seconds: float) -> Closed:
+    """Make figures of what `closed.lua` wrote.
+
+    Args:
+        text: its JSON.
+        server_seconds: processor time that the server took.
+        client_seconds: processor time that wrk took.
+    """
+    found = json.loads(text)
+    seconds = found["seconds"]
+    return Closed(
+        per_second=found["right"] / seconds,
+        latency_ms=percentiles(found["milliseconds"]),
+        right=found["right"],
+        wrong=found["wrong"],
+        refused=found["refused"],
+        broken=found["broken"],
+        sample=bytes.fromhex(found["sample"]).decode("utf-8", "replace"),
+        server_cores=server_seconds / seconds,
+        client_cores=client_seconds / seconds,
+    )
+
+
+def _children_seconds() -> float:
+    taken = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return taken.ru_utime + taken.ru_stime

@@ -1,0 +1,86 @@
+"""What a work's servers share: archives, the model file in them, inputs and answers."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from benchmarks.serving.work import Cases, Work, make_cases
+
+__all__ = ["Prepared", "export", "prepare"]
+
+_ROOT: Final = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A work that can be served.
+
+    Attributes:
+        work: which.
+        store: model store with its archive, exported without options.
+        model: `model.pt` of that archive, which every server serves.
+        cases: inputs and expected answers.
+        scratch: a folder that is gone afterwards.
+    """
+
+    work: Work
+    store: Path
+    model: Path
+    cases: Cases
+    scratch: Path
+
+    def folder(self, name: str) -> Path:
+        """Make a folder for one server."""
+        made = self.scratch / name
+        made.mkdir(parents=True)
+        return made
+
+
+def prepare(work: Work, scratch: Path) -> Prepared:
+    """Export a work's model, unpack its TorchScript file, and answer its inputs.
+
+    Args:
+        work: which.
+        scratch: an empty folder to work in.
+
+    Raises:
+        RuntimeError: the export failed.
+        ValueError: answers cannot be told apart.
+    """
+    store = export(work.model_file, scratch / "store")
+    with zipfile.ZipFile(store / f"{work.model}.mar") as archive:
+        model = Path(archive.extract("model.pt", scratch))
+    return Prepared(work, store, model, make_cases(work, model), scratch)
+
+
+def export(model_file: Path, store: Path, options: Sequence[str] = ()) -> Path:
+    """Export a model file as a user would, and return the model store.
+
+    Raises:
+        RuntimeError: with the export's own words.
+    """
+    store.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "export", str(model_file), "--model-store", str(store)]
+    done = subprocess.run(
+        [*command, *options],
+        cwd=_ROOT,
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{model_file.name} cannot be exported: {done.stderr.strip()}")
+    return store
+
+
+def write_settings(path: Path, values: dict[str, object]) -> dict[str, str]:
+    """Write a peer's settings, and return the environment variable that names the file."""
+    path.write_text(json.dumps(values), encoding="utf-8")
+    return {"PEER_SETTINGS": str(path)}
