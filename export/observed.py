@@ -27,6 +27,8 @@ __all__ = ["Observable", "apart", "check", "compile_hooks"]
 
 _CASES: Final = 12
 TOLERANCE: Final = 1e-5
+# Of the values of a layer: the share that rounding may put on the other side of 0.
+_FEW_ZEROS: Final = 1e-4
 
 
 @dataclass(frozen=True)
@@ -198,12 +200,16 @@ def apart(statistics: LayerStatistics, values: "np.ndarray[Any, Any]") -> float:
     if values.size == 0:
         return 0.0 if statistics.elements == 0 else float("inf")
     scale = max(1.0, float(np.abs(values).max()))
+    zeros = float((values == 0).mean())
+    # Where rounding puts a value on the other side of 0, a ReLU makes it a zero or no longer one.
+    if statistics.zero_fraction is not None and abs(statistics.zero_fraction - zeros) <= _FEW_ZEROS:
+        zeros = statistics.zero_fraction
     pairs = [
         (statistics.mean, values.mean() / scale, scale),
         (statistics.std, values.std() / scale, scale),
         (statistics.min, values.min() / scale, scale),
         (statistics.max, values.max() / scale, scale),
-        (statistics.zero_fraction, (values == 0).mean(), 1.0),
+        (statistics.zero_fraction, zeros, 1.0),
     ]
     return max(
         float("inf") if mine is None else abs(mine / unit - float(theirs))

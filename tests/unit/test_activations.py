@@ -3,6 +3,7 @@
 import json
 import zipfile
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from torch import nn
 from engine import plain_graph
 from export.definition import from_model_file
 from export.layers import watch
+from export.observed import TOLERANCE, apart
 from export.pipeline import export_model
 from formats.layers import Layers
+from formats.statistics import LayerStatistics
 from handlers import observe
 from handlers.model import Model
 from handlers.service import Request, Service
@@ -358,3 +361,21 @@ def test_rows_are_told_apart_on_both_sides_of_a_branch(tmp_path):
         answer = json.loads(service.handle([Request(body, {"x-activations": "stats"})])[0].body)
         for name, layer in answer["activations"]["layers"].items():
             assert len(layer["rows"]) == 2, name
+
+
+def test_a_value_that_rounding_puts_beyond_zero_is_no_difference():
+    values = np.maximum(np.linspace(-1, 1, 20_000), 0)
+    counted = LayerStatistics(
+        elements=values.size,
+        mean=float(values.mean()),
+        std=float(values.std()),
+        min=0.0,
+        max=1.0,
+        zero_fraction=float((values == 0).mean()),
+        non_finite=0,
+    )
+    one = replace(counted, zero_fraction=counted.zero_fraction + 1 / values.size)
+    some = replace(counted, zero_fraction=counted.zero_fraction + 10 / values.size)
+    assert apart(counted, values) <= TOLERANCE
+    assert apart(one, values) <= TOLERANCE
+    assert apart(some, values) > TOLERANCE
