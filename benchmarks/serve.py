@@ -88,6 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--variants", type=Path, metavar="FILE", help="JSON list of variants of Vitrine to measure"
     )
+    parser.add_argument(
+        "--lock", metavar="FILE", help="lock this file (flock) while measuring, one load at a time"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to this file")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw requests/s and p99")
     return parser
@@ -112,7 +115,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     plan = Plan(with_limit=options.servers is None or LIMIT in options.servers)
     if options.quick:
         plan = replace(plan, connections=(1, 32), seconds=2.0, rounds=2)
-    named = ("connections", "seconds", "rounds", "rate", "workers")
+    named = ("connections", "seconds", "rounds", "rate", "workers", "lock")
     given = {name: getattr(options, name) for name in named if getattr(options, name) is not None}
     return replace(plan, **given)
 

@@ -1,5 +1,6 @@
 """Starts all servers of a work, and measures them in alternating rounds."""
 
+import fcntl
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 
 from benchmarks.serving import closed, limit, opened, payload, trivial
 from benchmarks.serving.figures import Closed, Opened
+from benchmarks.serving.payload import Payload
 from benchmarks.serving.prepared import Prepared
 from benchmarks.serving.running import NotRun, Running, start
 from benchmarks.serving.servers import TRIVIAL, Server
@@ -38,6 +40,7 @@ class Plan:
         with_limit: whether to time the model alone, too.
         workers: worker processes of every peer; None for what is best for each.
         start_seconds: patience with a server that starts.
+        lock: file that is locked while a round measures one load; other work can wait for it.
     """
 
     connections: Sequence[int] = (1, 8, 32, 64)
@@ -47,6 +50,7 @@ class Plan:
     with_limit: bool = True
     workers: int | None = None
     start_seconds: float = 300.0
+    lock: str | None = None
 
 
 @dataclass
@@ -110,6 +114,7 @@ class _Ready:
     found: Found
     running: Running
     payload: Path
+    requests: Payload
 
 
 def measure(
@@ -118,7 +123,7 @@ def measure(
     """Measure servers side by side.
 
     All are started before anything is measured. A round measures each of them once at each load, in
-    an order of its own, while the others wait for requests that do not come.
+    an order of its own, while all others are paused: some take a good part of a core when idle.
 
     Args:
         prepared: the work.
@@ -144,6 +149,8 @@ def measure(
             for connections in sorted({1, max(plan.connections)}):
                 closed.load(one.running, one.payload, _result(prepared), connections, 1)
         _watch_idle(ready, partial(progress, f"{work.name}: idle"))
+        for one in ready:
+            one.running.pause()
         _measure_rounds(prepared, ready, plan, found, progress)
     return found
 
@@ -160,10 +167,11 @@ def _started(server: Server, prepared: Prepared, plan: Plan, found: Found) -> It
     payload.write(folder, server.encode(work, cases.inputs), expected, work.each)
     launch = server.launch(prepared, found.workers)
     log = prepared.scratch / f"{server.name}.log"
-    running = start(launch, payload.read(folder), log, plan.start_seconds)
+    requests = payload.read(folder)
+    running = start(launch, requests, log, plan.start_seconds)
     try:
         found.start_seconds = running.start_seconds
-        yield _Ready(found, running, folder)
+        yield _Ready(found, running, folder, requests)
     finally:
         running.stop()
 
@@ -191,23 +199,49 @@ def _measure_rounds(
         for connections in plan.connections:
             # Anew for each load, so that none always follows the same neighbour.
             shuffle(order)
-            for one in order:
-                progress(f"{at}, {connections} connections, {one.found.name}")
-                figures = closed.load(
-                    one.running, one.payload, _result(prepared), connections, plan.seconds
-                )
-                one.found.closed.setdefault(connections, []).append(figures)
+            with _locked(plan.lock):
+                for one in order:
+                    progress(f"{at}, {connections} connections, {one.found.name}")
+                    figures = _closed(one, prepared, connections, plan.seconds)
+                    one.found.closed.setdefault(connections, []).append(figures)
         shuffle(order)
-        for one in order if rate else ():
-            progress(f"{at}, {rate:g} requests/s, {one.found.name}")
-            one.found.opened.append(opened.load(one.running, one.payload, rate, plan.seconds))
-        if plan.with_limit:
-            progress(f"{at}, the model alone")
-            for batch, speed in _limit(prepared, plan).items():
-                found.limit.setdefault(batch, []).append(speed)
+        with _locked(plan.lock):
+            for one in order if rate else ():
+                progress(f"{at}, {rate:g} requests/s, {one.found.name}")
+                with _resumed(one):
+                    own = opened.load(one.running, one.payload, rate, plan.seconds)
+                one.found.opened.append(own)
+            if plan.with_limit:
+                progress(f"{at}, the model alone")
+                for batch, speed in _limit(prepared, plan).items():
+                    found.limit.setdefault(batch, []).append(speed)
         if not number:
             for one in ready:
                 one.found.memory_mb = one.running.memory_mb()
+
+
+def _closed(one: _Ready, prepared: Prepared, connections: int, seconds: float) -> Closed:
+    with _resumed(one):
+        return closed.load(one.running, one.payload, _result(prepared), connections, seconds)
+
+
+@contextmanager
+def _locked(path: str | None) -> Iterator[None]:
+    if path is None:
+        yield
+        return
+    with open(path, "a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _resumed(one: _Ready) -> Iterator[None]:
+    one.running.resume(one.requests)
+    try:
+        yield
+    finally:
+        one.running.pause()
 
 
 def _limit(prepared: Prepared, plan: Plan) -> dict[int, float]:

@@ -1,5 +1,6 @@
 """What a work's servers share: archives, the model file in them, inputs and answers."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from benchmarks.serving.work import Cases, Work, make_cases
 __all__ = ["Prepared", "export", "prepare"]
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
+_STORES: Final = _ROOT / ".cache" / "serve"
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Prepared:
 
     Attributes:
         work: which.
-        store: model store with its archive, exported without options.
+        store: model store with its archive, exported without options; it is kept.
         model: `model.pt` of that archive, which every server serves.
         cases: inputs and expected answers.
         scratch: a folder that is gone afterwards.
@@ -53,20 +55,27 @@ def prepare(work: Work, scratch: Path) -> Prepared:
         RuntimeError: the export failed.
         ValueError: answers cannot be told apart.
     """
-    store = export(work.model_file, scratch / "store")
+    store = export(work.model_file)
     with zipfile.ZipFile(store / f"{work.model}.mar") as archive:
         model = Path(archive.extract("model.pt", scratch))
     return Prepared(work, store, model, make_cases(work, model), scratch)
 
 
-def export(model_file: Path, store: Path, options: Sequence[str] = ()) -> Path:
-    """Export a model file as a user would, and return the model store.
+def export(model_file: Path, options: Sequence[str] = ()) -> Path:
+    """Export a model file as a user would, unless that is done, and return the model store.
+
+    Args:
+        model_file: of the model.
+        options: of `python -m export`; each set of them has a store of its own.
 
     Raises:
         RuntimeError: with the export's own words.
     """
+    name = hashlib.sha256(json.dumps(list(options)).encode()).hexdigest()[:12]
+    store = _STORES / name
     store.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "export", str(model_file), "--model-store", str(store)]
+    command = [sys.executable, "-m", "export", "--update", str(model_file)]
+    command += ["--model-store", str(store)]
     done = subprocess.run(
         [*command, *options],
         cwd=_ROOT,

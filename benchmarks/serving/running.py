@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ __all__ = ["Launch", "NotRun", "Running", "free_ports", "start"]
 _POLL_SECONDS: Final = 0.1
 _STOP_SECONDS: Final = 20.0
 _ANSWER_SECONDS: Final = 60.0
+_RESUME_SECONDS: Final = 20.0
 _LOG_LINES: Final = 15
 _PORTS: Final = (12_000, 32_000)
 
@@ -72,8 +73,26 @@ class Running:
         """Memory of all its processes in MB (10^6 bytes); pages they share are counted once."""
         return sum(_pss_bytes(one) for one in self._tree()) / 1e6
 
+    def pause(self) -> None:
+        """Take the processor from it, so that its idling cannot slow another server."""
+        _signal(self._tree(), signal.SIGSTOP)
+
+    def resume(self, payload: Payload) -> None:
+        """Let it go on, and wait until it answers.
+
+        Raises:
+            NotRun: it does not.
+        """
+        _signal(self._tree(), signal.SIGCONT)
+        deadline = time.monotonic() + _RESUME_SECONDS
+        while wrong := _asked(self.address, payload):
+            if time.monotonic() > deadline:
+                raise NotRun(f"it did not answer any more after a pause: {wrong}")
+            time.sleep(_POLL_SECONDS)
+
     def stop(self) -> None:
         """End it and all that it started."""
+        _signal(self._tree(), signal.SIGCONT)
         _stop(self.process)
 
     def _tree(self) -> list[psutil.Process]:
@@ -166,6 +185,12 @@ def _tree(pid: int) -> list[psutil.Process]:
         return []
 
 
+def _signal(tree: Sequence[psutil.Process], number: signal.Signals) -> None:
+    for one in tree:
+        with suppress(psutil.NoSuchProcess):
+            one.send_signal(number)
+
+
 def _cpu_seconds(process: psutil.Process) -> float:
     try:
         taken = process.cpu_times()
@@ -186,9 +211,5 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
     _, alive = psutil.wait_procs(tree, timeout=_STOP_SECONDS)
-    for one in alive:
-        try:
-            one.kill()
-        except psutil.NoSuchProcess:
-            continue
+    _signal(alive, signal.SIGKILL)
     process.wait(timeout=_STOP_SECONDS)

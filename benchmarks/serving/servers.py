@@ -80,9 +80,9 @@ def _described(variant: Variant) -> str:
     return " ".join(settings) or "as `python -m server` starts it"
 
 
-def _peer(name: str, prepared: Prepared, workers: int) -> Launch:
+def _peer(name: str, prepared: Prepared, workers: int, *, entry: str = "") -> Launch:
     python = python_of(name)
-    folder, work = prepared.folder(name), prepared.work
+    folder, work = prepared.folder(entry or name), prepared.work
     port, *spare = free_ports(4)
     settings: dict[str, object] = {
         "model": str(prepared.model),
@@ -98,7 +98,7 @@ def _peer(name: str, prepared: Prepared, workers: int) -> Launch:
         "port": port,
         "spare_ports": spare,
     }
-    environment = write_settings(folder / "settings.json", settings)
+    environment = write_settings(folder / "peer.json", settings)
     environment |= {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
     command = [str(python), str(PEERS / name / "server.py")]
     return Launch(command, folder, environment, lambda: f"127.0.0.1:{port}")
@@ -151,6 +151,17 @@ _PEERS: Final = (
             forms.base64_json("/predict_base64", "[", rows=True),
         ),
         partial(_peer, "bentoml"),
+        {"resnet18": 2},
+    ),
+    Server(
+        "bentoml-unbatched",
+        "BentoML, no batching",
+        "peer",
+        _by_kind(
+            forms.plain_json("/predict_one", "["),
+            forms.base64_json("/predict_one_base64", "["),
+        ),
+        partial(_peer, "bentoml", entry="bentoml-unbatched"),
         {"resnet18": 2},
     ),
     Server(

@@ -44,7 +44,7 @@ def _launch(prepared: Prepared, name: str, model_config: str, config: dict[str, 
     lines = [f"{key}={value}" for key, value in {**addresses, **grpc, **config}.items()]
     (folder / "config.properties").write_text("\n".join(lines) + "\n", encoding="utf-8")
     settings = write_settings(
-        folder / "settings.json", {"binary": work.binary, "shape": list(work.shape)}
+        folder / "peer.json", {"binary": work.binary, "shape": list(work.shape)}
     )
     environment = {
         **settings,

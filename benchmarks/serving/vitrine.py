@@ -71,7 +71,7 @@ def launch(variant: Variant, prepared: Prepared) -> Launch:
     folder = prepared.folder(variant.name)
     state = folder / "state.json"
     command = [sys.executable, "-m", "server", "--port", "0", "--state", str(state)]
-    command += ["--model-store", str(_store(variant, prepared, folder).resolve())]
+    command += ["--model-store", str(_store(variant, prepared).resolve())]
     command += ["--models", prepared.work.model]
     if variant.config:
         config = folder / "config.properties"
@@ -89,9 +89,9 @@ def launch(variant: Variant, prepared: Prepared) -> Launch:
     return Launch([*command, *variant.arguments], _ROOT, dict(variant.environment), address)
 
 
-def _store(variant: Variant, prepared: Prepared, folder: Path) -> Path:
+def _store(variant: Variant, prepared: Prepared) -> Path:
     if variant.model_store is not None:
         return variant.model_store
     if variant.export_options:
-        return export(prepared.work.model_file, folder / "store", variant.export_options)
+        return export(prepared.work.model_file, variant.export_options)
     return prepared.store

@@ -37,11 +37,21 @@ class Frozen:
         """Answer a batch of rows."""
         return self._run(torch.from_numpy(inputs.astype(np.float32)))
 
+    @bentoml.api
+    def predict_one(self, inputs: np.ndarray) -> np.ndarray:
+        """Answer a row."""
+        return self._run(torch.from_numpy(inputs[None].astype(np.float32)))
+
     @bentoml.api(batchable=True, max_batch_size=SETTINGS["batch"], max_latency_ms=10_000)
     def predict_base64(self, inputs: list[str]) -> np.ndarray:
         """Answer a batch of rows, each the base64 of raw float32."""
         rows = [np.frombuffer(base64.b64decode(row), np.float32) for row in inputs]
         return self._run(torch.from_numpy(np.stack(rows).reshape(-1, *SETTINGS["shape"])))
+
+    @bentoml.api
+    def predict_one_base64(self, inputs: str) -> np.ndarray:
+        """Answer a row that comes as the base64 of raw float32."""
+        return self.predict_base64([inputs])
 
 
 def main() -> None:

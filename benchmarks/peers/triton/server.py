@@ -2,6 +2,7 @@
 
 import json
 import os
+import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,8 @@ class Frozen:
 
 def main() -> None:
     """Serve until stopped."""
+    # Triton runs Python too, and has to find the libpython of this one, not another of the system.
+    os.environ["LD_LIBRARY_PATH"] = sysconfig.get_config_var("LIBDIR")
     grpc, metrics = SETTINGS["spare_ports"][:2]
     config = TritonConfig(
         http_address="127.0.0.1",
