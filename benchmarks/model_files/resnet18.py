@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from benchmarks.activations import ResNet18
+from benchmarks.activations import BasicBlock, ResNet18
 
 VERSION = "1.0"
 INPUTS = {"image": {"shape": [-1, 3, 224, 224]}}
@@ -19,6 +19,7 @@ def build() -> nn.Module:
     # Each block adds little to what passes it by, as in a trained network: with weights as drawn,
     # numbers would double from block to block.
     for block in model.blocks:
+        assert isinstance(block, BasicBlock)
         nn.init.constant_(block.norm2.weight, 0.2)
     return model
 

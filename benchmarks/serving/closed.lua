@@ -42,7 +42,7 @@ function init()
     for index = 1, spec.each do
         local own = (number * spec.each + index - 1) % #spec.sizes + 1
         local body = part(bodies, spec.offsets[own], spec.sizes[own])
-        requests[index] = wrk.format("POST", spec.path, spec.headers, body)
+        requests[index] = wrk.format("POST", spec.path, spec.headers[own], body)
         local width = 4 * spec.outputs
         local text = part(answers, (own - 1) * width, width)
         local floats, values = ffi.new("float[?]", spec.outputs), {}

@@ -11,7 +11,7 @@ from typing import Final
 from benchmarks.serving.figures import Closed, percentiles
 from benchmarks.serving.running import Running
 
-__all__ = ["load", "parse"]
+__all__ = ["load", "parse", "run"]
 
 _SCRIPT: Final = Path(__file__).with_name("closed.lua")
 _TIMEOUT_SECONDS: Final = 30
@@ -31,14 +31,32 @@ def load(server: Running, payload: Path, result: Path, connections: int, seconds
     Raises:
         RuntimeError: wrk is not installed, or failed.
     """
+    server_before, own_before = server.cpu_seconds(), _children_seconds()
+    run(server.address, payload, result, connections, seconds)
+    client = _children_seconds() - own_before
+    used = server.cpu_seconds() - server_before
+    return parse(result.read_text(encoding="utf-8"), used, client)
+
+
+def run(address: str, payload: Path, result: Path, connections: int, seconds: float) -> None:
+    """Run wrk and let its script write the result, as JSON.
+
+    Args:
+        address: `host:port`.
+        payload: folder of `payload.write`.
+        result: the file to write.
+        connections: each has a thread of its own.
+        seconds: how long; wrk takes whole seconds.
+
+    Raises:
+        RuntimeError: wrk is not installed, or failed.
+    """
     wrk = shutil.which("wrk")
     if wrk is None:
         raise RuntimeError("wrk is not installed (Debian and Ubuntu have it as a package)")
     result.unlink(missing_ok=True)
-    # wrk takes whole seconds.
     command = [wrk, f"-d{max(1, round(seconds))}s", f"-t{connections}", f"-c{connections}"]
-    command += [f"--timeout={_TIMEOUT_SECONDS}s", f"-s{_SCRIPT}", f"http://{server.address}"]
-    server_before, own_before = server.cpu_seconds(), _children_seconds()
+    command += [f"--timeout={_TIMEOUT_SECONDS}s", f"-s{_SCRIPT}", f"http://{address}"]
     done = subprocess.run(
         command,
         env={**os.environ, "BENCH_PAYLOAD": str(payload), "BENCH_RESULT": str(result)},
@@ -47,11 +65,8 @@ def load(server: Running, payload: Path, result: Path, connections: int, seconds
         check=False,
         timeout=seconds + _GRACE_SECONDS,
     )
-    client = _children_seconds() - own_before
-    used = server.cpu_seconds() - server_before
     if done.returncode or not result.exists():
         raise RuntimeError(f"wrk failed: {done.stdout.strip()} {done.stderr.strip()}")
-    return parse(result.read_text(encoding="utf-8"), used, client)
 
 
 def parse(text: str, server_seconds: float, client_seconds: float) -> Closed:

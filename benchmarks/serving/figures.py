@@ -1,11 +1,11 @@
 """What one measurement found, and its summary over rounds."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-__all__ = ["PERCENTILES", "Closed", "Opened", "percentiles"]
+__all__ = ["PERCENTILES", "Closed", "Measured", "Opened", "percentiles"]
 
 PERCENTILES = (50, 90, 99)
 
@@ -68,6 +68,21 @@ class Opened:
     def failures(self) -> int:
         """Requests that did not get the right answer."""
         return self.wrong + self.refused + self.broken
+
+
+@dataclass
+class Measured:
+    """A point of `scripts/benchmark growth`.
+
+    Attributes:
+        series: the line that it belongs to.
+        at: its place on the axis.
+        rounds: what was found, one a round.
+    """
+
+    series: str
+    at: str
+    rounds: list[Closed] = field(default_factory=list)
 
 
 def percentiles(milliseconds: Sequence[float]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from benchmarks.serving.work import Floats, Work
@@ -12,6 +12,7 @@ __all__ = [
     "Encoder",
     "Form",
     "base64_json",
+    "base64_of",
     "open_inference",
     "open_inference_base64",
     "plain_json",
@@ -32,12 +33,14 @@ class Form:
         bodies: one a row.
         marker: the numbers of a JSON answer are the first after this text; None where they are
             the last bytes of the answer, float32 in little-endian order.
+        own_headers: of each request besides; empty where none has any.
     """
 
     path: str
     headers: dict[str, str]
     bodies: list[bytes]
     marker: str | None
+    own_headers: list[dict[str, str]] = field(default_factory=list)
 
 
 Encoder = Callable[[Work, Floats], Form]
@@ -64,7 +67,7 @@ def base64_json(path: str, marker: str, *, rows: bool = False) -> Encoder:
     """Send `{"inputs": text}`, or `{"inputs": [text]}`, with a row's bytes as base64."""
 
     def encode(work: Work, inputs: Floats) -> Form:
-        texts = [base64.b64encode(row.tobytes()).decode() for row in inputs]
+        texts = [base64_of(row) for row in inputs]
         bodies = [_dump({"inputs": [text] if rows else text}) for text in texts]
         return Form(_filled(path, work), dict(_JSON), bodies, _filled(marker, work))
 
@@ -99,11 +102,13 @@ def open_inference_base64(work: Work, inputs: Floats) -> Form:
     if not work.binary:
         return open_inference(work, inputs)
     entry = {"name": work.input, "shape": [1], "datatype": "BYTES"}
-    bodies = [
-        _dump({"inputs": [{**entry, "data": [base64.b64encode(row.tobytes()).decode()]}]})
-        for row in inputs
-    ]
+    bodies = [_dump({"inputs": [{**entry, "data": [base64_of(row)]}]}) for row in inputs]
     return Form(_infer(work), dict(_JSON), bodies, '"data":')
+
+
+def base64_of(row: Floats) -> str:
+    """Return a row's bytes, float32 in little-endian order, as base64."""
+    return base64.b64encode(row.tobytes()).decode()
 
 
 def _infer(work: Work) -> str:

@@ -19,7 +19,7 @@ from benchmarks.serving.prepared import Prepared
 from benchmarks.serving.running import NotRun, Running, start
 from benchmarks.serving.servers import TRIVIAL, Server
 
-__all__ = ["Found", "Plan", "WorkFound", "measure"]
+__all__ = ["Found", "Plan", "WorkFound", "locked", "measure", "resumed"]
 
 _SEED: Final = 0
 _IDLE_SECONDS: Final = 3.0
@@ -199,16 +199,16 @@ def _measure_rounds(
         for connections in plan.connections:
             # Anew for each load, so that none always follows the same neighbour.
             shuffle(order)
-            with _locked(plan.lock):
+            with locked(plan.lock):
                 for one in order:
                     progress(f"{at}, {connections} connections, {one.found.name}")
                     figures = _closed(one, prepared, connections, plan.seconds)
                     one.found.closed.setdefault(connections, []).append(figures)
         shuffle(order)
-        with _locked(plan.lock):
+        with locked(plan.lock):
             for one in order if rate else ():
                 progress(f"{at}, {rate:g} requests/s, {one.found.name}")
-                with _resumed(one):
+                with resumed(one.running, one.requests):
                     own = opened.load(one.running, one.payload, rate, plan.seconds)
                 one.found.opened.append(own)
             if plan.with_limit:
@@ -221,12 +221,13 @@ def _measure_rounds(
 
 
 def _closed(one: _Ready, prepared: Prepared, connections: int, seconds: float) -> Closed:
-    with _resumed(one):
+    with resumed(one.running, one.requests):
         return closed.load(one.running, one.payload, _result(prepared), connections, seconds)
 
 
 @contextmanager
-def _locked(path: str | None) -> Iterator[None]:
+def locked(path: str | None) -> Iterator[None]:
+    """Hold a lock on a file, so that other work on the machine can wait; on none for no path."""
     if path is None:
         yield
         return
@@ -236,12 +237,17 @@ def _locked(path: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def _resumed(one: _Ready) -> Iterator[None]:
-    one.running.resume(one.requests)
+def resumed(server: Running, requests: Payload) -> Iterator[None]:
+    """Let a server that is paused work for a while.
+
+    Raises:
+        NotRun: it does not answer any more.
+    """
+    server.resume(requests)
     try:
         yield
     finally:
-        one.running.pause()
+        server.pause()
 
 
 def _limit(prepared: Prepared, plan: Plan) -> dict[int, float]:

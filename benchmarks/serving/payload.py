@@ -19,13 +19,14 @@ class Payload:
     """What is in a folder of `write`, for a reader in Python.
 
     Attributes:
-        path, headers, marker: as in `Form`.
+        path, marker: as in `Form`.
+        headers: one set a request.
         bodies: one a request.
         expected: float32 [requests, outputs].
     """
 
     path: str
-    headers: Mapping[str, str]
+    headers: list[dict[str, str]]
     marker: str | None
     bodies: list[bytes]
     expected: Floats
@@ -46,7 +47,7 @@ def write(folder: Path, form: Form, expected: Floats, each: int) -> None:
     sizes = [len(body) for body in form.bodies]
     spec = {
         "path": form.path,
-        "headers": form.headers,
+        "headers": [{**form.headers, **own} for own in form.own_headers or [{}] * len(form.bodies)],
         "marker": form.marker,
         "sizes": sizes,
         "offsets": [0, *np.cumsum(sizes).tolist()[:-1]],

@@ -1,18 +1,19 @@
 """Draws requests per second and p99 of a run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
-from benchmarks.serving.figures import Closed
+from benchmarks.serving.figures import Closed, Measured
 from benchmarks.serving.measure import Found, WorkFound
+from benchmarks.serving.points import AXES
 
 matplotlib.use("Agg")
 
-__all__ = ["draw"]
+__all__ = ["draw", "draw_growth"]
 
 
 def draw(found: Sequence[WorkFound], path: Path) -> None:
@@ -33,6 +34,32 @@ def draw(found: Sequence[WorkFound], path: Path) -> None:
             axis.set(xlabel="connections", xscale="log", yscale="log")
             axis.grid(visible=True, alpha=0.3)
         right.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def draw_growth(found: Mapping[str, Sequence[Measured]], path: Path) -> None:
+    """Write a picture: a row for each axis, requests/s and p99 at each point."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        len(found), 2, figsize=(11, 3.6 * len(found)), squeeze=False, layout="constrained"
+    )
+    values: tuple[Callable[[Closed], float], ...] = (
+        lambda each: each.per_second,
+        lambda each: each.latency_ms["p99"],
+    )
+    for (name, points), pair in zip(found.items(), axes, strict=True):
+        for axis, value, label in zip(
+            pair, values, ("requests per second", "p99, ms"), strict=True
+        ):
+            for series in dict.fromkeys(point.series for point in points):
+                own = [point for point in points if point.series == series]
+                middle = [float(np.median([value(one) for one in point.rounds])) for point in own]
+                axis.plot([point.at for point in own], middle, marker="o", label=series)
+            axis.set(xlabel=AXES[name].title, ylabel=label, ylim=(0, None))
+            axis.grid(visible=True, alpha=0.3)
+            axis.legend(fontsize="small")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 

@@ -14,7 +14,7 @@ from benchmarks.serving.figures import Closed
 from benchmarks.serving.measure import Found, Plan, WorkFound
 from benchmarks.serving.servers import STOCK
 
-__all__ = ["document", "machine", "ratios", "render"]
+__all__ = ["document", "machine", "ratios", "render", "shown"]
 
 _NONE: Final = "–"
 
@@ -89,7 +89,7 @@ def _work(work: WorkFound) -> list[str]:
     if any(one.opened for one in work.servers):
         lines += ["", *_opened(work)]
     if work.limit:
-        own = [f"{size} rows {_shown(Spread.of(own))}" for size, own in sorted(work.limit.items())]
+        own = [f"{size} rows {shown(Spread.of(own))}" for size, own in sorted(work.limit.items())]
         lines += ["", f"The frozen model alone, one thread, rows/s by batch: {'; '.join(own)}."]
     return [*lines, "", *_about(work)]
 
@@ -137,8 +137,8 @@ def _opened(work: WorkFound) -> list[str]:
             *_latencies([each.latency_ms for each in one.opened]),
             lags[0],
             lags[2],
-            _shown(Spread.of([each.server_cores for each in one.opened]), 2),
-            _shown(Spread.of([each.client_cores for each in one.opened]), 2),
+            shown(Spread.of([each.server_cores for each in one.opened]), 2),
+            shown(Spread.of([each.client_cores for each in one.opened]), 2),
             str(sum(each.failures for each in one.opened)),
         ]
         lines.append(f"| {one.name} | {' | '.join(cells)} |")
@@ -168,25 +168,25 @@ def _missing(one: Found, columns: int) -> str:
 
 
 def _latencies(rounds: Sequence[Mapping[str, float]]) -> list[str]:
-    return [_shown(Spread.of([each[name] for each in rounds]), 2) for name in rounds[0]]
+    return [shown(Spread.of([each[name] for each in rounds]), 2) for name in rounds[0]]
 
 
 def _cores(rounds: Sequence[Closed]) -> list[str]:
     return [
-        _shown(Spread.of([each.server_cores for each in rounds]), 2),
-        _shown(Spread.of([each.client_cores for each in rounds]), 2),
+        shown(Spread.of([each.server_cores for each in rounds]), 2),
+        shown(Spread.of([each.client_cores for each in rounds]), 2),
     ]
 
 
 def _spread(rounds: Sequence[Closed], value: Callable[[Closed], float]) -> str:
-    return _shown(Spread.of([value(each) for each in rounds]))
+    return shown(Spread.of([value(each) for each in rounds]))
 
 
 def _quotient(spread: Spread | None, one: Found) -> str:
-    return _shown(spread, 2) if spread is not None and one.kind != "reference" else _NONE
+    return shown(spread, 2) if spread is not None and one.kind != "reference" else _NONE
 
 
-def _shown(spread: Spread, digits: int | None = None) -> str:
+def shown(spread: Spread, digits: int | None = None) -> str:
     """Show a median with its quartiles; without digits, three that count."""
     if digits is None:
         digits = 0 if spread.median >= 100 else 1 if spread.median >= 10 else 2

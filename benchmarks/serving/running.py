@@ -160,7 +160,7 @@ def _asked(address: str, payload: Payload) -> str:
     """Send the first request; returns what is wrong with the answer, or nothing."""
     connection = http.client.HTTPConnection(address, timeout=_ANSWER_SECONDS)
     try:
-        connection.request("POST", payload.path, payload.bodies[0], dict(payload.headers))
+        connection.request("POST", payload.path, payload.bodies[0], payload.headers[0])
         answer = connection.getresponse()
         body = answer.read()
     except (OSError, http.client.HTTPException) as error:

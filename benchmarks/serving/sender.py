@@ -116,7 +116,9 @@ class Sender:
         """Connect, and build the bytes of all requests."""
         self.tally = Tally()
         self._payload = payload
-        self._requests = [_request(payload, f"{host}:{port}", body) for body in payload.bodies]
+        self._requests = [
+            _request(payload, f"{host}:{port}", number) for number in range(len(payload.bodies))
+        ]
         self._address = (host, port)
         self._free = deque(Connection(self._address) for _ in range(connections))
         self._busy: set[Connection] = set()
@@ -140,6 +142,11 @@ class Sender:
             time.perf_counter() + max(seconds, _LEAST_PATIENCE_SECONDS), until_done=True
         )
         self.tally.broken += len(self._busy) + len(self._waiting)
+
+    def close(self) -> None:
+        """Close all connections."""
+        for connection in [*self._free, *self._busy]:
+            connection.socket.close()
 
     def _answer_until(self, deadline: float, *, until_done: bool = False) -> None:
         while (left := deadline - time.perf_counter()) > 0:
@@ -198,9 +205,10 @@ class Sender:
             self._free.append(connection)
 
 
-def _request(payload: Payload, host: str, body: bytes) -> bytes:
+def _request(payload: Payload, host: str, number: int) -> bytes:
+    body, headers = payload.bodies[number], payload.headers[number]
     lines = [f"POST {payload.path} HTTP/1.1", f"Host: {host}", f"Content-Length: {len(body)}"]
-    lines += [f"{name}: {value}" for name, value in payload.headers.items()]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
@@ -222,6 +230,7 @@ def main() -> None:
         "seconds": time.perf_counter() - began,
         "client_seconds": _cpu_seconds() - used,
     }
+    sender.close()
     print(json.dumps(vars(sender.tally) | times))
 
 

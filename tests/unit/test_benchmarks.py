@@ -86,8 +86,8 @@ def test_an_unknown_benchmark_is_refused():
     )
     assert done.returncode == 2
     assert (
-        done.stderr
-        == "error: there is no benchmark 'nothing'; there are: activations binary training\n"
+        done.stderr == "error: there is no benchmark 'nothing'; "
+        "there are: activations binary growth serve training\n"
     )
 
 
