@@ -33,14 +33,17 @@ from export.state import refuse_assignments, refuse_writes
 from export.tensors import TOLERANCE
 from export.timing import Choice
 from export.torchscript import Compiled, Method, compile_module, save
+from export.work import convolves_much
 from formats.certificate import Batching, Certificate, Check
-from formats.engines import TORCHSCRIPT
+from formats.engines import ONEDNN, TORCHSCRIPT
 from formats.engines import Engine as EngineFound
 from formats.layers import Layers
 from formats.signature import Signature
 
-__all__ = ["FASTEST", "Exported", "eager_answers", "export_model", "outputs_of"]
+__all__ = ["AUTOMATIC", "FASTEST", "Exported", "eager_answers", "export_model", "outputs_of"]
 
+AUTOMATIC: Final = "auto"
+"""In place of an engine's name: choose by what the model computes, the same on every run."""
 FASTEST: Final = "fastest"
 """In place of an engine's name: measure them, and serve with the fastest."""
 
@@ -86,7 +89,7 @@ def export_model(
     *,
     layers: Sequence[str] = (),
     accept_mismatch: bool = False,
-    engine: str = TORCHSCRIPT,
+    engine: str = AUTOMATIC,
     progress: Callable[[str], Any] = lambda stage: None,
 ) -> Exported:
     """Compile, verify and archive a model.
@@ -98,7 +101,7 @@ def export_model(
         layers: which layers to observe instead of the definition's own choice.
         accept_mismatch: archive a trace that answers some inputs otherwise than the eager module,
             and say so in the certificate.
-        engine: which engine serves where nobody says otherwise: a name, or FASTEST to measure. One
+        engine: which engine serves where nobody says otherwise: a name, AUTOMATIC or FASTEST. One
             that is not certified leaves it to TorchScript, and the report says so.
         progress: called with the name of each stage as it begins.
 
@@ -247,6 +250,8 @@ def _engines(
 ) -> tuple[tuple[EngineFound, ...], Choice]:
     """Certify engines and choose the one that serves; time them if that is to decide."""
     results, offered = engines.certify(found, subject)
+    if wanted == AUTOMATIC:
+        wanted = ONEDNN if convolves_much(subject.definition) else TORCHSCRIPT
     if wanted != FASTEST or not offered:
         return results, Choice(wanted if wanted in offered else TORCHSCRIPT)
     signature = subject.signature

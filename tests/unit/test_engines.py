@@ -15,6 +15,7 @@ from engine.processor import describe
 from export import engines, parity, timing
 from export.pipeline import export_model
 from export.timing import Timing, fastest, sizes_of, time_archive
+from export.work import convolves_much
 from formats.certificate import Batching, Certificate
 from formats.engines import ONEDNN, TORCHSCRIPT
 from formats.layers import Layers
@@ -322,6 +323,23 @@ def test_an_export_that_measures_serves_with_the_fastest(archive, tmp_path, monk
     assert "- `onednn` serves, as measured here" in report
     # The figures are not in the archive, so that the same export is the same bytes.
     assert b"measured here" not in (folder / "certificate.json").read_bytes()
+
+
+class Wide(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x).mean(dim=[2, 3])
+
+
+@pytest.mark.parametrize(("channels", "wanted"), [(2, TORCHSCRIPT), (40, ONEDNN)])
+def test_without_a_wish_large_convolutions_are_onednns(archive, channels, wanted):
+    # 40 channels: 2 x 9 x 40 x 40 x 32 x 32 = 29.5 million operations a row.
+    own = define(lambda: Wide(channels), torch.randn(2, channels, 32, 32))
+    assert convolves_much(own) == (wanted == ONEDNN)
+    assert config(archive(own))["engine"] == wanted
 
 
 def test_a_processor_is_known_by_its_model_and_extensions():

@@ -185,9 +185,7 @@ def test_two_processes_write_the_same_bytes(tmp_path):
     for seed in ("1", "2"):
         files = [str(ROOT / "models" / f"{name}.py") for name in ("digits", "dann")]
         subprocess.run(
-            [sys.executable, "-m", "export", *files, "--model-store", str(tmp_path / seed)]
-            # Measuring which is fastest may choose otherwise, and the report holds the figures.
-            + ["--engine", "onednn"],
+            [sys.executable, "-m", "export", *files, "--model-store", str(tmp_path / seed)],
             cwd=ROOT,
             env=os.environ | {"PYTHONHASHSEED": seed},
             check=True,
