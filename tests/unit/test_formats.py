@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from formats import Batching, Certificate, Check, FormatError, Signature, TensorSpec, flatten
+from formats import certificate as certificates
 from tests.conftest import ROOT
 
 SIGNATURE = Signature(
@@ -62,7 +63,9 @@ def test_a_change_anywhere_in_a_certificate_is_found(tmp_path):
             Certificate.read(tmp_path)
     document = json.loads(written) | {"version": 1}
     path.write_text(json.dumps(document))
-    with pytest.raises(FormatError, match="has version 1; this Vitrine reads 3: export"):
+    with pytest.raises(
+        FormatError, match=f"has version 1; this Vitrine reads {certificates.VERSION}: export"
+    ):
         Certificate.read(tmp_path)
 
 
