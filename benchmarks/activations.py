@@ -39,7 +39,7 @@ from export.layers import watch
 from export.observed import compile_hooks
 from export.signature import infer
 from formats.layers import Layer
-from formats.observation import STATISTICS, cut
+from formats.observation import STATISTICS, cut, read
 from handlers.observe import to_lists
 from models import activation_mlp, digits
 
@@ -360,7 +360,8 @@ def prepare(network: Network) -> Prepared:
 
     def asked() -> tuple[Tensor, list[Sequence[float]]]:
         answer, codes, joined = observed.summary(batch)
-        return answer, cut(joined.tolist(), observable.layers.hooked, codes, STATISTICS)
+        records = read(observable.layers.hooked, codes, STATISTICS)
+        return answer, cut(joined.tolist(), records, STATISTICS)
 
     def eager_same() -> list[list[float]]:
         found.clear()

@@ -102,13 +102,11 @@ def read(layers: Sequence[Layer], codes: Sequence[Sequence[int]], mode: int) -> 
     return records
 
 
-def cut(
-    values: Sequence[float], layers: Sequence[Layer], codes: Sequence[Sequence[int]], mode: int
-) -> list[Sequence[float]]:
-    """Cut the joined vectors of `summary` apart again, in the order of `read`."""
+def cut(values: Sequence[float], records: Sequence[Recorded], mode: int) -> list[Sequence[float]]:
+    """Cut the joined vectors of `summary` apart again, as `read` returned the records."""
     vectors = []
     start = 0
-    for record in read(layers, codes, mode):
+    for record in records:
         for _ in range(WIDTH[mode]):
             vectors.append(values[start : start + record.units])
             start += record.units
@@ -127,10 +125,12 @@ def merge(
         counts: how many of their values are zero and not finite, where that was counted; else
             they are taken to be finite.
     """
-    means, variances, least, greatest, signs = ([v[unit] for unit in units] for v in vectors)
     elements = count * len(units)
     if elements == 0:
         return LayerStatistics(0, None, None, None, None, None, 0)
+    if len(units) == 1 and counts is None:
+        return _of_one([vector[units.start] for vector in vectors], count)
+    means, variances, least, greatest, signs = ([v[unit] for unit in units] for v in vectors)
     mean = sum(means) / len(means)
     variance = sum(
         own_variance + (own - mean) * (own - mean)
@@ -148,6 +148,20 @@ def merge(
         max=_finite(_extreme(greatest, max)),
         zero_fraction=zeros / elements,
         non_finite=non_finite,
+    )
+
+
+def _of_one(numbers: Sequence[float], count: int) -> LayerStatistics:
+    """`merge` for a unit by itself, as most requests have one row: nothing to be merged."""
+    mean, variance, least, greatest, sign = numbers
+    return LayerStatistics(
+        elements=count,
+        mean=_finite(mean),
+        std=_finite(math.sqrt(variance) if variance >= 0 else math.nan),
+        min=_finite(least),
+        max=_finite(greatest),
+        zero_fraction=(count - round(sign * sign)) / count,
+        non_finite=0,
     )
 
 
@@ -169,8 +183,9 @@ def totals(
 
     None stands where some value may not be finite.
     """
-    vectors = cut(joined, layers, codes, STATISTICS)
-    for one in read(layers, codes, STATISTICS):
+    records = read(layers, codes, STATISTICS)
+    vectors = cut(joined, records, STATISTICS)
+    for one in records:
         five, units = vectors[one.first : one.first + WIDTH[STATISTICS]], range(one.units)
         yield one, None if is_suspect(five, units) else merge(five, one.count, units, None)
 

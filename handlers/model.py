@@ -112,7 +112,7 @@ class Model:
         """
         result, codes, joined = self._call(self._engine.summary, arrays)
         records = read(self.layers, codes, STATISTICS)
-        vectors = cut(joined.cpu().tolist(), self.layers, codes, STATISTICS)
+        vectors = cut(joined.cpu().tolist(), records, STATISTICS)
         return self._outputs(result), Observation(records, vectors, rows)
 
     def inspect(self, arrays: Sequence[Array], rows: int) -> Inspection:
