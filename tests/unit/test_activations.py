@@ -270,13 +270,13 @@ def _nodes(graph):
 def test_nothing_of_the_hooks_is_left_in_the_graph_of_those_who_do_not_ask(kind, tmp_path):
     torch.jit.script(definition(kind).module).save(str(tmp_path / "never_hooked.pt"))
     never_hooked = plain_graph(torch.jit.load(str(tmp_path / "never_hooked.pt")))
-    served = Inside(kind, tmp_path).service._model._plain
+    served = Inside(kind, tmp_path).service._model._engine.plain
     assert not _nodes(served.graph) - _nodes(never_hooked.graph)
 
 
 def test_batch_norm_is_folded_into_convolutions(inside):
     model = inside(ResidualNet, layers=("*relu",)).service._model
-    for graph in (model._plain.graph, model._observed.summary.graph):
+    for graph in (model._engine.plain.graph, model._engine.summary.graph):
         kinds = _nodes(graph)
         assert "aten::conv2d" in kinds
         assert "aten::batch_norm" not in kinds
@@ -305,7 +305,7 @@ def _tensors(graph):
 def test_both_graphs_share_their_weights(inside):
     model = inside(Recurrent).service._model
     weights = {p.data_ptr() for p in model._whole.parameters()}
-    for graph in (model._plain.graph, model._observed.graph, model._observed.summary.graph):
+    for graph in (model._engine.plain.graph, model._engine.summary.graph):
         assert _tensors(graph)
         assert _tensors(graph) <= weights
 
@@ -313,9 +313,9 @@ def test_both_graphs_share_their_weights(inside):
 def test_both_graphs_share_what_was_folded(inside):
     model = inside(ResidualNet, layers=("*relu",)).service._model
     weights = {p.data_ptr() for p in model._whole.parameters()}
-    folded = _tensors(model._plain.graph) - weights
+    folded = _tensors(model._engine.plain.graph) - weights
     assert len(folded) >= 4
-    assert _tensors(model._observed.summary.graph) <= weights | folded
+    assert _tensors(model._engine.summary.graph) <= weights | folded
 
 
 class Capping(nn.Module):
