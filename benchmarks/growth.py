@@ -9,6 +9,7 @@ measures every point once, in an order of its own; every answer is checked, as b
 import argparse
 import json
 import random
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -55,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.rounds < 1 or options.seconds < 1:
         parser.error("--rounds and --seconds must be at least 1")
+    # Ended, it ends the servers too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     about = machine()
     found: dict[str, list[Measured]] = {}
     for name in options.axes:

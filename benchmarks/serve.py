@@ -9,6 +9,7 @@ benchmarks/README.md says what is measured and how.
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -40,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan = _plan(options)
     if plan.rounds < 1 or plan.seconds < 1 or min(plan.connections) < 1:
         parser.error("--rounds, --seconds and --connections must be at least 1")
+    # Ended, it ends the servers too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     about = machine()
     found = []
     for name in options.work:
@@ -88,9 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--variants", type=Path, metavar="FILE", help="JSON list of variants of Vitrine to measure"
     )
-    parser.add_argument(
-        "--lock", metavar="FILE", help="lock this file (flock) while measuring, one load at a time"
-    )
+    parser.add_argument("--lock", metavar="FILE", help="lock this file (flock) for each round")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to this file")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw requests/s and p99")
     return parser

@@ -40,7 +40,7 @@ class Plan:
         with_limit: whether to time the model alone, too.
         workers: worker processes of every peer; None for what is best for each.
         start_seconds: patience with a server that starts.
-        lock: file that is locked while a round measures one load; other work can wait for it.
+        lock: file that is locked for each round; other work can wait for it.
     """
 
     connections: Sequence[int] = (1, 8, 32, 64)
@@ -191,26 +191,20 @@ def _measure_rounds(
     found: WorkFound,
     progress: Progress,
 ) -> None:
-    rate = prepared.work.rate if plan.rate is None else plan.rate
     shuffle = random.Random(_SEED).shuffle  # noqa: S311 (an order, not a secret)
     order = list(ready)
     for number in range(plan.rounds):
         at = f"{prepared.work.name}: round {number + 1}/{plan.rounds}"
-        for connections in plan.connections:
+        with locked(plan.lock):
             # Anew for each load, so that none always follows the same neighbour.
-            shuffle(order)
-            with locked(plan.lock):
+            for connections in plan.connections:
+                shuffle(order)
                 for one in order:
                     progress(f"{at}, {connections} connections, {one.found.name}")
                     figures = _closed(one, prepared, connections, plan.seconds)
                     one.found.closed.setdefault(connections, []).append(figures)
-        shuffle(order)
-        with locked(plan.lock):
-            for one in order if rate else ():
-                progress(f"{at}, {rate:g} requests/s, {one.found.name}")
-                with resumed(one.running, one.requests):
-                    own = opened.load(one.running, one.payload, rate, plan.seconds)
-                one.found.opened.append(own)
+            shuffle(order)
+            _open_all(order, prepared, plan, partial(progress, f"{at}, open loop"))
             if plan.with_limit:
                 progress(f"{at}, the model alone")
                 for batch, speed in _limit(prepared, plan).items():
@@ -218,6 +212,17 @@ def _measure_rounds(
         if not number:
             for one in ready:
                 one.found.memory_mb = one.running.memory_mb()
+
+
+def _open_all(
+    order: Sequence[_Ready], prepared: Prepared, plan: Plan, progress: Callable[[], None]
+) -> None:
+    rate = prepared.work.rate if plan.rate is None else plan.rate
+    for one in order if rate else ():
+        progress()
+        with resumed(one.running, one.requests):
+            figures = opened.load(one.running, one.payload, rate, plan.seconds)
+        one.found.opened.append(figures)
 
 
 def _closed(one: _Ready, prepared: Prepared, connections: int, seconds: float) -> Closed:

@@ -4,7 +4,6 @@ import json
 import shutil
 import socket
 import struct
-import subprocess
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -328,16 +327,6 @@ def test_bad_options_are_refused(options, words, capsys):
         serve.main(options)
     assert raised.value.code == 2
     assert words in capsys.readouterr().err
-
-
-def test_the_files_for_lua_hold_what_python_wrote(tmp_path):
-    interpreter = shutil.which("luajit") or shutil.which("lua")
-    if interpreter is None:
-        pytest.skip("no Lua interpreter")
-    (tmp_path / "p.lua").write_text(f"return {payload.lua({'a b': [1, 2.5], 'c': 'é'})}")
-    code = f'local p = dofile("{tmp_path}/p.lua"); io.write(p["a b"][2], p.c)'
-    done = subprocess.run([interpreter, "-e", code], capture_output=True, check=True)
-    assert done.stdout == "2.5é".encode()
 
 
 def test_expected_answers_are_little_endian(tmp_path):
