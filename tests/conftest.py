@@ -29,6 +29,18 @@ def model_file(name: str) -> Path:
     return own if own.exists() else ROOT / "models" / f"{name}.py"
 
 
+# Where tests run in several processes: those that share a server or an image stay in one.
+_TOGETHER = ("integration", "container", "cpp")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file, or of a suite with something costly to share, in one process."""
+    for item in items:
+        suite = item.path.parent.name
+        group = suite if suite in _TOGETHER else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
     """Export a model file of `tests/model_files` or `models`, once a session."""
