@@ -157,3 +157,16 @@ def test_a_body_is_not_copied_on_its_way(adapter, monkeypatch):
     body = bytearray(file.getvalue())
     adapter.handle([{"body": body}], Context({"content-type": "application/x-npy"}))
     assert np.shares_memory(seen[0][0], np.frombuffer(body, np.uint8))
+
+
+def test_a_batch_time_is_written_ten_times_a_second_at_most(monkeypatch):
+    clock = [5.0]
+    monkeypatch.setattr("handlers.torchserve.time.monotonic", lambda: clock[0])
+    written = []
+    add = torchserve._sparse(lambda *given, **options: written.append((given, options)))
+    add("PredictionTime", 1.5)
+    clock[0] += 0.09
+    add("PredictionTime", 2.5)
+    clock[0] += 0.02
+    add("PredictionTime", 3.5, unit="ms")
+    assert written == [(("PredictionTime", 1.5), {}), (("PredictionTime", 3.5), {"unit": "ms"})]
