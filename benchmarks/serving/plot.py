@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import matplotlib
 import numpy as np
@@ -15,6 +16,22 @@ matplotlib.use("Agg")
 
 __all__ = ["draw", "draw_growth"]
 
+_COLOURS: Final = [
+    f"tab:{name}"
+    for name in (
+        "blue",
+        "orange",
+        "green",
+        "red",
+        "purple",
+        "brown",
+        "pink",
+        "gray",
+        "olive",
+        "cyan",
+    )
+] + ["black", "gold", "navy", "lime"]
+
 
 def draw(found: Sequence[WorkFound], path: Path) -> None:
     """Write a picture: a row for each work, requests/s and p99 by number of connections."""
@@ -24,6 +41,10 @@ def draw(found: Sequence[WorkFound], path: Path) -> None:
         len(found), 2, figsize=(11, 4.2 * len(found)), squeeze=False, layout="constrained"
     )
     for work, (left, right) in zip(found, axes, strict=True):
+        loads = sorted({load for one in work.servers for load in one.closed})
+        for axis in (left, right):
+            # More colours than matplotlib's ten: each server has its own.
+            axis.set_prop_cycle(color=_COLOURS)
         for one in work.servers:
             if one.closed and one.kind != "reference":
                 _line(left, one, lambda each: each.per_second)
@@ -32,6 +53,8 @@ def draw(found: Sequence[WorkFound], path: Path) -> None:
         right.set(title=work.title, ylabel="p99, ms")
         for axis in (left, right):
             axis.set(xlabel="connections", xscale="log", yscale="log")
+            axis.set_xticks(loads, [str(load) for load in loads], minor=False)
+            axis.set_xticks([], minor=True)
             axis.grid(visible=True, alpha=0.3)
         right.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=120)

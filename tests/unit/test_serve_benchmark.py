@@ -10,14 +10,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks import serve
-from benchmarks.serving import closed, forms, opened, payload, report, sender, servers, work
-from benchmarks.serving.figures import percentiles
+from benchmarks import growth, serve
+from benchmarks.serving import closed, forms, opened, payload, plot, report, sender, servers, work
+from benchmarks.serving.figures import Measured, percentiles
 from benchmarks.serving.measure import Found, Plan, WorkFound
+from benchmarks.serving.points import AXES
 from benchmarks.serving.reading import matches
 from benchmarks.serving.running import free_ports
 from benchmarks.serving.vitrine import VARIANTS, Variant, read_variants
+from models import activation_mlp
+from tests.conftest import ROOT
 
 MLP = replace(work.WORKS["mlp"], distinct=8, each=2)
 IMAGES = work.WORKS["resnet18"]
@@ -333,3 +337,43 @@ def test_expected_answers_are_little_endian(tmp_path):
     form = forms.raw("/p")(IMAGES, IMAGES.draw(1))
     payload.write(tmp_path / "own", form, np.array([[1.5, 2.5]]), 1)
     assert struct.unpack("<2f", (tmp_path / "own" / "expected.bin").read_bytes()) == (1.5, 2.5)
+
+
+def test_a_picture_has_every_server_that_was_measured(tmp_path):
+    plot.draw([_work()], tmp_path / "serve.png")
+    rounds = _found("v", "vitrine", [1, 2]).closed[8]
+    points = [Measured("JSON", at, rounds) for at in ("1", "4")]
+    plot.draw_growth({"rows": points}, tmp_path / "growth.png")
+    for name in ("serve.png", "growth.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_axis_has_points_whose_requests_and_answers_fit(tmp_path):
+    module = torch.jit.script(activation_mlp.build())
+    torch.jit.save(module, tmp_path / "model.pt")
+    inputs = MLP.draw(8)
+    cases = work.Cases(inputs, work.answers(tmp_path / "model.pt", inputs))
+    for point in [*AXES["rows"].points, *AXES["connections"].points]:
+        case = point.make(tmp_path / "model.pt", cases)
+        rows = int(point.at) if point in AXES["rows"].points else 1
+        assert len(case.form.bodies) == len(case.expected)
+        assert case.expected.shape[1] == 4 * rows
+        assert len(set(case.form.bodies)) == min(8, len(case.form.bodies))
+
+
+def test_activations_are_asked_for_by_the_share_of_the_requests():
+    digits = replace(work.WORKS["digits"], distinct=40)
+    cases = work.Cases(digits.draw(40), np.zeros((40, 10), np.float32))
+    found = {
+        point.at: point.make(ROOT, cases).form.own_headers for point in AXES["activations"].points
+    }
+    asked = {at: sum("X-Activations" in own for own in headers) for at, headers in found.items()}
+    assert [*asked.values()] == [0, 4, 40, 40]
+
+
+def test_the_table_of_growth_has_a_line_a_point():
+    rounds = _found("v", "vitrine", [1, 3]).closed[8]
+    points = [Measured("JSON", at, rounds) for at in ("1", "4")]
+    lines = growth.render({"rows": points}, ABOUT, 2, 1.0).splitlines()
+    assert lines[-1].startswith("| 4 | JSON | 2.00 [1.50, 2.50] | 1.00")
+    assert lines[-1].count("|") == lines[-3].count("|")
