@@ -17,20 +17,9 @@ matplotlib.use("Agg")
 __all__ = ["draw", "draw_growth"]
 
 _COLOURS: Final = [
-    f"tab:{name}"
-    for name in (
-        "blue",
-        "orange",
-        "green",
-        "red",
-        "purple",
-        "brown",
-        "pink",
-        "gray",
-        "olive",
-        "cyan",
-    )
-] + ["black", "gold", "navy", "lime"]
+    *matplotlib.color_sequences["tab10"],
+    *("black", "gold", "navy", "lime"),
+]
 
 
 def draw(found: Sequence[WorkFound], path: Path) -> None:
