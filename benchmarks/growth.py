@@ -21,8 +21,7 @@ from typing import Any, Final
 from benchmarks.activations import Spread
 from benchmarks.serving import closed, payload
 from benchmarks.serving.figures import Closed, Measured
-from benchmarks.serving.measure import locked, resumed
-from benchmarks.serving.payload import Payload
+from benchmarks.serving.measure import locked
 from benchmarks.serving.points import AXES, Axis, Point
 from benchmarks.serving.prepared import Prepared, prepare
 from benchmarks.serving.report import machine, shown
@@ -43,7 +42,6 @@ class _Ready:
     point: Point
     running: Running
     folder: Path
-    requests: Payload
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,10 +117,8 @@ def _measure(
 
 
 def _load(one: _Ready, scratch: Path, seconds: float) -> Closed:
-    with resumed(one.running, one.requests):
-        return closed.load(
-            one.running, one.folder, scratch / "result.json", one.point.connections, seconds
-        )
+    result = scratch / "result.json"
+    return closed.load(one.running, one.folder, result, one.point.connections, seconds)
 
 
 @contextmanager
@@ -150,11 +146,9 @@ def _served(axis: Axis, scratch: Path, progress: Progress) -> Iterator[list[_Rea
                 log = scratch / f"{work}-{point.variant.name}.log"
                 running[key] = start(launch(point.variant, own), read, log, _START_SECONDS)
                 stack.callback(running[key].stop)
-            one = _Ready(Measured(point.series, point.at), point, running[key], requests, read)
+            one = _Ready(Measured(point.series, point.at), point, running[key], requests)
             closed.load(one.running, requests, scratch / "result.json", point.connections, 1)
             ready.append(one)
-        for server in running.values():
-            server.pause()
         yield ready
 
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import random
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,10 +20,11 @@ from benchmarks.serving.prepared import Prepared
 from benchmarks.serving.running import NotRun, Running, start
 from benchmarks.serving.servers import TRIVIAL, Server
 
-__all__ = ["Found", "Plan", "WorkFound", "locked", "measure", "resumed"]
+__all__ = ["Found", "Plan", "WorkFound", "locked", "measure"]
 
 _SEED: Final = 0
 _IDLE_SECONDS: Final = 3.0
+_BUSY_CORES: Final = 0.02
 _LIMIT_ROWS: Final = max(limit.BATCHES)
 
 Progress = Callable[[str], None]
@@ -116,6 +118,11 @@ class _Ready:
     payload: Path
     requests: Payload
 
+    @property
+    def busy(self) -> bool:
+        """Whether it takes the processor from others even when nobody asks."""
+        return self.found.idle_cores > _BUSY_CORES
+
 
 def measure(
     prepared: Prepared, servers: Sequence[Server], plan: Plan, progress: Progress
@@ -123,7 +130,8 @@ def measure(
     """Measure servers side by side.
 
     All are started before anything is measured. A round measures each of them once at each load, in
-    an order of its own, while all others are paused: some take a good part of a core when idle.
+    an order of its own. Those that take a part of a core when idle are paused meanwhile. One that
+    ends or fails on the way is not run, and the others go on.
 
     Args:
         prepared: the work.
@@ -150,7 +158,8 @@ def measure(
                 closed.load(one.running, one.payload, _result(prepared), connections, 1)
         _watch_idle(ready, partial(progress, f"{work.name}: idle"))
         for one in ready:
-            one.running.pause()
+            if one.busy:
+                one.running.pause()
         _measure_rounds(prepared, ready, plan, found, progress)
     return found
 
@@ -199,10 +208,13 @@ def _measure_rounds(
             # Anew for each load, so that none always follows the same neighbour.
             for connections in plan.connections:
                 shuffle(order)
-                for one in order:
+                for one in list(order):
                     progress(f"{at}, {connections} connections, {one.found.name}")
-                    figures = _closed(one, prepared, connections, plan.seconds)
-                    one.found.closed.setdefault(connections, []).append(figures)
+                    with _kept(one, order):
+                        figures = closed.load(
+                            one.running, one.payload, _result(prepared), connections, plan.seconds
+                        )
+                        one.found.closed.setdefault(connections, []).append(figures)
             shuffle(order)
             _open_all(order, prepared, plan, partial(progress, f"{at}, open loop"))
             if plan.with_limit:
@@ -215,19 +227,30 @@ def _measure_rounds(
 
 
 def _open_all(
-    order: Sequence[_Ready], prepared: Prepared, plan: Plan, progress: Callable[[], None]
+    order: list[_Ready], prepared: Prepared, plan: Plan, progress: Callable[[], None]
 ) -> None:
     rate = prepared.work.rate if plan.rate is None else plan.rate
-    for one in order if rate else ():
+    for one in list(order) if rate else ():
         progress()
-        with resumed(one.running, one.requests):
+        with _kept(one, order):
             figures = opened.load(one.running, one.payload, rate, plan.seconds)
-        one.found.opened.append(figures)
+            one.found.opened.append(figures)
 
 
-def _closed(one: _Ready, prepared: Prepared, connections: int, seconds: float) -> Closed:
-    with resumed(one.running, one.requests):
-        return closed.load(one.running, one.payload, _result(prepared), connections, seconds)
+@contextmanager
+def _kept(one: _Ready, order: list[_Ready]) -> Iterator[None]:
+    """Let a server work while it is measured; leave it out from then on where that fails."""
+    try:
+        if one.busy:
+            one.running.resume(one.requests)
+        yield
+        if one.busy:
+            one.running.pause()
+    except (NotRun, RuntimeError, subprocess.TimeoutExpired) as error:
+        one.found.not_run = f"failed while it was measured: {error}"
+        one.found.closed.clear()
+        one.found.opened.clear()
+        order.remove(one)
 
 
 @contextmanager
@@ -239,20 +262,6 @@ def locked(path: str | None) -> Iterator[None]:
     with open(path, "a", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-@contextmanager
-def resumed(server: Running, requests: Payload) -> Iterator[None]:
-    """Let a server that is paused work for a while.
-
-    Raises:
-        NotRun: it does not answer any more.
-    """
-    server.resume(requests)
-    try:
-        yield
-    finally:
-        server.pause()
 
 
 def _limit(prepared: Prepared, plan: Plan) -> dict[int, float]:
