@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from benchmarks.serving.work import Floats, Work
+from benchmarks.serving.work import TOLERANCE, Floats, Work
 
 __all__ = [
     "Encoder",
@@ -34,6 +34,7 @@ class Form:
         marker: the numbers of a JSON answer are the first after this text; None where they are
             the last bytes of the answer, float32 in little-endian order.
         own_headers: of each request besides; empty where none has any.
+        tolerance: how far an answer may be from the expected one, relative to it above 1.
     """
 
     path: str
@@ -41,6 +42,7 @@ class Form:
     bodies: list[bytes]
     marker: str | None
     own_headers: list[dict[str, str]] = field(default_factory=list)
+    tolerance: float = TOLERANCE
 
 
 Encoder = Callable[[Work, Floats], Form]

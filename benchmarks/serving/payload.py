@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.serving.forms import Form
-from benchmarks.serving.work import TOLERANCE, Floats
+from benchmarks.serving.work import Floats
 
 __all__ = ["Payload", "lua", "read", "write"]
 
@@ -19,7 +19,7 @@ class Payload:
     """What is in a folder of `write`, for a reader in Python.
 
     Attributes:
-        path, marker: as in `Form`.
+        path, marker, tolerance: as in `Form`.
         headers: one set a request.
         bodies: one a request.
         expected: float32 [requests, outputs].
@@ -30,6 +30,7 @@ class Payload:
     marker: str | None
     bodies: list[bytes]
     expected: Floats
+    tolerance: float
 
 
 def write(folder: Path, form: Form, expected: Floats, each: int) -> None:
@@ -53,7 +54,7 @@ def write(folder: Path, form: Form, expected: Floats, each: int) -> None:
         "offsets": [0, *np.cumsum(sizes).tolist()[:-1]],
         "outputs": expected.shape[1],
         "each": each,
-        "tolerance": TOLERANCE,
+        "tolerance": form.tolerance,
     }
     (folder / "payload.json").write_text(json.dumps(spec), encoding="utf-8")
     (folder / "payload.lua").write_text(f"return {lua(spec)}\n", encoding="utf-8")
@@ -73,6 +74,7 @@ def read(folder: Path) -> Payload:
             for offset, size in zip(spec["offsets"], spec["sizes"], strict=True)
         ],
         expected=expected.reshape(-1, spec["outputs"]),
+        tolerance=spec["tolerance"],
     )
 
 

@@ -61,23 +61,34 @@ def prepare(work: Work, scratch: Path) -> Prepared:
     return Prepared(work, store, model, make_cases(work, model), scratch)
 
 
-def export(model_file: Path, options: Sequence[str] = ()) -> Path:
+def export(
+    model_file: Path, options: Sequence[str] = (), tune: Sequence[str] | None = None
+) -> Path:
     """Export a model file as a user would, unless that is done, and return the model store.
 
     Args:
         model_file: of the model.
         options: of `python -m export`; each set of them has a store of its own.
+        tune: options of `python -m export tune`, to be run on the archive; None for none.
 
     Raises:
         RuntimeError: with the export's own words.
     """
-    name = hashlib.sha256(json.dumps(list(options)).encode()).hexdigest()[:12]
+    key = [list(options), *([list(tune)] if tune is not None else [])]
+    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
     store = _STORES / name
     store.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "export", "--update", str(model_file)]
-    command += ["--model-store", str(store)]
+    archive = store / f"{model_file.stem}.mar"
+    before = archive.stat().st_mtime_ns if archive.exists() else None
+    _python("export", "--update", str(model_file), "--model-store", str(store), *options)
+    if tune is not None and archive.stat().st_mtime_ns != before:
+        _python("export", "tune", str(archive), *tune)
+    return store
+
+
+def _python(module: str, *arguments: str) -> None:
     done = subprocess.run(
-        [*command, *options],
+        [sys.executable, "-m", module, *arguments],
         cwd=_ROOT,
         env=dict(os.environ),
         capture_output=True,
@@ -85,8 +96,7 @@ def export(model_file: Path, options: Sequence[str] = ()) -> Path:
         check=False,
     )
     if done.returncode:
-        raise RuntimeError(f"{model_file.name} cannot be exported: {done.stderr.strip()}")
-    return store
+        raise RuntimeError(f"python -m {module} {arguments[0]}: {done.stderr.strip()}")
 
 
 def write_settings(path: Path, values: dict[str, object]) -> dict[str, str]:

@@ -12,20 +12,23 @@ __all__ = ["matches"]
 _NUMBER: Final = re.compile(rb"[-+\d.eE]+")
 
 
-def matches(body: bytes, expected: Floats, marker: str | None) -> bool:
-    """Whether an answer holds the expected numbers, within `TOLERANCE`.
+def matches(
+    body: bytes, expected: Floats, marker: str | None, tolerance: float = TOLERANCE
+) -> bool:
+    """Whether an answer holds the expected numbers.
 
     Args:
         body: of the answer.
         expected: float32 [outputs].
         marker: as in `Form`.
+        tolerance: as in `Form`.
     """
     got = _last(body, len(expected)) if marker is None else _after(body, marker, len(expected))
     if got is None:
         return False
     off = np.abs(got - expected) / np.maximum(1, np.abs(expected))
     # Written so that a NaN fails.
-    return bool((off <= TOLERANCE).all())
+    return bool((off <= tolerance).all())
 
 
 def _last(body: bytes, count: int) -> Floats | None:

@@ -167,7 +167,9 @@ def _asked(address: str, payload: Payload) -> str:
         return str(error) or type(error).__name__
     finally:
         connection.close()
-    if answer.status == 200 and matches(body, payload.expected[0], payload.marker):
+    if answer.status == 200 and matches(
+        body, payload.expected[0], payload.marker, payload.tolerance
+    ):
         return ""
     return f"status {answer.status}, {body[:200]!r}"
 

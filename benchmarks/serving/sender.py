@@ -184,7 +184,8 @@ class Sender:
     def _count(self, connection: Connection, status: int, body: bytes) -> None:
         tally, payload = self.tally, self._payload
         tally.latency_ms.append((time.perf_counter() - connection.scheduled) * 1000)
-        if status == 200 and matches(body, payload.expected[connection.number], payload.marker):
+        expected = payload.expected[connection.number]
+        if status == 200 and matches(body, expected, payload.marker, payload.tolerance):
             tally.right += 1
             return
         tally.wrong += status == 200

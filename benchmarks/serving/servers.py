@@ -1,7 +1,7 @@
 """Everything that is measured side by side."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -61,11 +61,16 @@ def _by_kind(json_form: Encoder, binary_form: Encoder) -> Encoder:
 
 def _vitrine(variant: Variant) -> Server:
     path = "/predictions/{model}"
+    plain = _by_kind(forms.plain_json(path, '"{output}":'), forms.raw(path, accept=True))
+
+    def encode(work: Work, inputs: Floats) -> Form:
+        return replace(plain(work, inputs), tolerance=variant.tolerance)
+
     return Server(
         variant.name,
         "Vitrine: " + _described(variant),
         "vitrine",
-        _by_kind(forms.plain_json(path, '"{output}":'), forms.raw(path, accept=True)),
+        encode,
         lambda prepared, workers: vitrine.launch(variant, prepared),
     )
 
@@ -75,6 +80,8 @@ def _described(variant: Variant) -> str:
         f"{key}={value}" for key, value in {**variant.environment, **variant.config}.items()
     ]
     settings += [*variant.arguments, *variant.export_options]
+    if variant.tune is not None:
+        settings.append(f"tuned with {' '.join(variant.tune)}")
     if variant.model_store is not None:
         settings.append(f"archives of {variant.model_store.name}")
     return " ".join(settings) or "as `python -m server` starts it"

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from benchmarks.serving.prepared import Prepared, export
 from benchmarks.serving.running import Launch
+from benchmarks.serving.work import TOLERANCE
 
 __all__ = ["VARIANTS", "Variant", "launch", "read_variants"]
 
@@ -25,6 +26,8 @@ class Variant:
         environment: variables besides those of this process.
         model_store: a folder with the archive; None for one that is exported here.
         export_options: of `python -m export`; with them, an archive of its own is exported.
+        tune: options of `python -m export tune`, run on an archive of its own; None for none.
+        tolerance: how far an answer may be from the float32 one, relative to it above 1.
         config: lines that are added to a copy of config.properties, by key.
     """
 
@@ -33,13 +36,22 @@ class Variant:
     environment: Mapping[str, str] = field(default_factory=dict)
     model_store: Path | None = None
     export_options: Sequence[str] = ()
+    tune: Sequence[str] | None = None
+    tolerance: float = TOLERANCE
     config: Mapping[str, str] = field(default_factory=dict)
 
 
 VARIANTS: Final = (
     Variant("vitrine"),
+    Variant("vitrine-latency", tune=("--goal", "latency")),
+    Variant("vitrine-throughput", tune=("--goal", "throughput")),
+    Variant(
+        "vitrine-bfloat16",
+        export_options=("--precision", "bfloat16"),
+        tune=("--goal", "throughput"),
+        tolerance=5e-3,
+    ),
     Variant("vitrine-no-front", ("--no-front",)),
-    Variant("vitrine-2-workers", config={"default_workers_per_model": "2"}),
 )
 """What is measured unless other variants are named."""
 
@@ -92,6 +104,6 @@ def launch(variant: Variant, prepared: Prepared) -> Launch:
 def _store(variant: Variant, prepared: Prepared) -> Path:
     if variant.model_store is not None:
         return variant.model_store
-    if variant.export_options:
-        return export(prepared.work.model_file, variant.export_options)
+    if variant.export_options or variant.tune is not None:
+        return export(prepared.work.model_file, variant.export_options, variant.tune)
     return prepared.store
