@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from export.definition import from_model_file
 from export.pipeline import Exported, export_model
@@ -29,16 +31,18 @@ def model_file(name: str) -> Path:
     return own if own.exists() else ROOT / "models" / f"{name}.py"
 
 
-# Where tests run in several processes: those that share a server or an image stay in one.
-_TOGETHER = ("integration", "container", "cpp")
+class Together(LoadScopeScheduling):
+    """Tests of one file run in one process, and so do suites with something costly to share."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        suite = path.rpartition("/")[0]
+        return path if suite == "tests/unit" else suite
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file, or of a suite with something costly to share, in one process."""
-    for item in items:
-        suite = item.path.parent.name
-        group = suite if suite in _TOGETHER else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Together:
+    """Say which tests share a process, where there are several."""
+    return Together(config, log)
 
 
 @pytest.fixture(scope="session")
