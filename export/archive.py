@@ -22,6 +22,7 @@ from export.eager import Reference
 from export.inputs import Example
 from formats import certificate as certificates
 from formats.certificate import Certificate
+from formats.compiled import OBSERVED_FILE, PLAIN_FILE
 from formats.integrity import UNSEALED, seal, sha256
 from formats.signature import Signature
 
@@ -187,8 +188,9 @@ def _manifest(signature: Signature) -> dict[str, Any]:
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
-    # The module is a zip of weights already: packing it again costs time and saves nothing.
-    method = zipfile.ZIP_STORED if name == MODULE_FILE else zipfile.ZIP_DEFLATED
+    # They are zips of weights already: packing them again costs time and saves nothing.
+    packed = name in (MODULE_FILE, PLAIN_FILE, OBSERVED_FILE)
+    method = zipfile.ZIP_STORED if packed else zipfile.ZIP_DEFLATED
     entry = zipfile.ZipInfo(name, _EPOCH)
     entry.compress_type = method
     entry.external_attr = 0o644 << 16

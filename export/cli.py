@@ -82,10 +82,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--engine",
-        choices=("auto", "fastest", "torchscript", "onednn"),
+        choices=("auto", "fastest", "torchscript", "onednn", "aot"),
         default="auto",
         help="what runs the model where nobody says otherwise: `auto` chooses onednn for large "
-        "convolutions, `fastest` measures (default: %(default)s)",
+        "convolutions, `fastest` measures, `aot` is compiled for this processor, which takes a C++ "
+        "compiler and a minute or two (default: %(default)s)",
     )
     parser.add_argument("--model-store", type=Path, default=Path("model_store"), metavar="DIR")
     parser.add_argument("--update", action="store_true", help="skip archives that are up to date")

@@ -101,7 +101,7 @@ def _times(plan: Plan, threads: int) -> list[list[float]]:
     torch.set_num_threads(threads)
     signature = Signature.read(plan.folder)
     module = torch.jit.load(str(plan.folder / MODULE_FILE), map_location="cpu").eval()
-    call = make(plan.engine, module, None).plain
+    call = make(plan.engine, module, None, plan.folder).plain
     example = warm_up_example(plan.folder, signature)
     found = []
     with torch.inference_mode():

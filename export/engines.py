@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -21,14 +22,12 @@ from export.rounding import Rounding
 from export.tensors import compare
 from formats import engines as formats
 from formats.certificate import Batching
-from formats.engines import ONEDNN
+from formats.compiled import PLAIN_FILE
+from formats.engines import AOT, ONEDNN
 from formats.layers import Layer
 from formats.signature import Signature
 
-__all__ = ["TRIED", "Subject", "certify"]
-
-TRIED: Final = (ONEDNN,)
-"""Those that every export tries."""
+__all__ = ["Subject", "certify", "tried"]
 
 _STRANGE: Final = (math.nan, math.inf, -math.inf)
 
@@ -45,6 +44,7 @@ class Subject:
         rounding: how far these move for no reason.
         batching: what was certified of its rows.
         layers: those hooked, in the order of layers.json; None for a traced module.
+        folder: where compiled graphs are.
     """
 
     module: Any
@@ -54,11 +54,17 @@ class Subject:
     rounding: Rounding
     batching: Batching
     layers: Sequence[Layer] | None
+    folder: Path
 
     @property
     def names(self) -> list[str]:
         """Names of the outputs."""
         return [spec.name for spec in self.signature.outputs]
+
+
+def tried(folder: Path) -> tuple[str, ...]:
+    """Return the engines to try: the compiled graphs, too, if they are in the folder."""
+    return (ONEDNN, AOT) if (folder / PLAIN_FILE).exists() else (ONEDNN,)
 
 
 def certify(
@@ -94,7 +100,7 @@ def _made(name: str, subject: Subject) -> Engine:
     chosen = None
     if subject.layers is not None:
         chosen = [layer for layer in subject.layers if layer.chosen]
-    return make(name, subject.module, chosen)
+    return make(name, subject.module, chosen, subject.folder)
 
 
 def _strange_values(engine: Engine, subject: Subject) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 
 from engine import SUMMARY, make, observed_graph, plain_graph, processor
-from export import baseline, engines, parity, precision, rows, timing
+from export import aot, baseline, engines, parity, precision, rows, timing
 from export.archive import MODULE_FILE, write_archive, write_sample
 from export.branches import Branch, conditions, undecided
 from export.cases import travelling
@@ -35,7 +35,7 @@ from export.timing import Choice
 from export.torchscript import Compiled, Method, compile_module, save
 from export.work import convolves_much
 from formats.certificate import Batching, Certificate, Check
-from formats.engines import ONEDNN, TORCHSCRIPT
+from formats.engines import AOT, ONEDNN, TORCHSCRIPT
 from formats.engines import Engine as EngineFound
 from formats.layers import Layers
 from formats.signature import Signature
@@ -108,6 +108,8 @@ def export_model(
     Raises:
         ExportError: some stage refused; nothing was written to the store.
     """
+    if engine == AOT:
+        aot.check_compiler()
     progress("eager answers")
     given = _prepared(definition, method)
     definition = precision.lowered(given, method)
@@ -142,6 +144,11 @@ def export_model(
             )
             found = observable.layers
             save(observable.module, module_path, definition)
+        hooked = found.hooked if found is not None else None
+        refused: tuple[EngineFound, ...] = ()
+        if engine == AOT:
+            progress("ahead-of-time compilation")
+            refused = aot.compile_graphs(definition, signature, observed.paths, hooked, folder)
         progress("parity in a fresh process")
         verified = _parity(
             module_path,
@@ -176,9 +183,10 @@ def export_model(
             observed,
             rounding,
             batching,
-            found.hooked if found is not None else None,
+            hooked,
+            folder,
         )
-        others, choice = _engines(engine, verified.engines, subject)
+        others, choice = _engines(engine, (*verified.engines, *refused), subject)
         certificate = Certificate(
             method=method,
             versions=_versions(),
@@ -250,6 +258,8 @@ def _engines(
 ) -> tuple[tuple[EngineFound, ...], Choice]:
     """Certify engines and choose the one that serves; time them if that is to decide."""
     results, offered = engines.certify(found, subject)
+    if AOT not in offered:
+        aot.remove(subject.folder)
     if wanted == AUTOMATIC:
         wanted = ONEDNN if convolves_much(subject.definition) else TORCHSCRIPT
     if wanted != FASTEST or not offered:
@@ -322,7 +332,7 @@ def _parity(
             names,
             rounding,
             accept=accept,
-            engines=engines.TRIED,
+            engines=engines.tried(module_path.parent),
         )
     except ExportError as error:
         if baked is not None:

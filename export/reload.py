@@ -8,6 +8,7 @@ after OUTPUTS, so that an engine that ends the process takes nothing else with i
 """
 
 import sys
+from pathlib import Path
 from typing import Any
 
 
@@ -35,7 +36,7 @@ def _run_engine(name: str, module_path: str, cases: list[tuple[Any, ...]]) -> An
     from engine import make
 
     try:
-        engine = make(name, torch.jit.load(module_path), None)
+        engine = make(name, torch.jit.load(module_path), None, Path(module_path).parent)
     except Exception as error:
         return _last_line(error)
     return [_run(engine.plain, case) for case in cases]

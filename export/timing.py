@@ -131,7 +131,7 @@ def time_archive(
     module = torch.jit.load(str(folder / MODULE_FILE), map_location="cpu").eval()
     names = [TORCHSCRIPT, *(one.name for one in certificate.engines if one.offered)]
     return time_calls(
-        {name: make(name, module, None).plain for name in names},
+        {name: make(name, module, None, folder).plain for name in names},
         warm_up_example(folder, signature),
         sizes or sizes_of(signature, certificate.batching),
         row_axis=signature.row_axis,

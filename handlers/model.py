@@ -61,6 +61,7 @@ class Model:
         check_files(folder, self.certificate.files)
         self.signature = Signature.read(folder)
         self.device = device
+        self._folder = folder
         # The file keeps the graph whose gradients are right; freezing drops `detach`, so the
         # frozen graph is for answers only.
         self._paths: list[str] = []
@@ -215,7 +216,7 @@ class Model:
         expected = [self.run(batch) for batch, _ in examples]
         graphs = 1 if chosen is None else 2
         try:
-            self._engine = make(name, self._whole, chosen)
+            self._engine = make(name, self._whole, chosen, self._folder)
             for number, actual in enumerate(self._warm_up(examples)):
                 why = apart(expected[number // graphs], actual, self.certificate.tolerance)
                 if why:
