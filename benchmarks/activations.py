@@ -19,6 +19,7 @@ import os
 import platform
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,19 +32,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine import observed_graph, plain_graph
+from engine import Engine, make, observed_graph, plain_graph
 from engine.statistics import summarise_rows
+from export.aot import compile_graphs
 from export.definition import Definition, InputOptions
 from export.eager import reference
 from export.layers import watch
 from export.observed import compile_hooks
 from export.signature import infer
+from formats import engines
 from formats.layers import Layer
 from formats.observation import STATISTICS, cut, read
+from formats.signature import Signature
 from handlers.observe import to_lists
 from models import activation_mlp, digits
 
 __all__ = [
+    "COMPILED_VARIANTS",
     "NETWORKS",
     "VARIANTS",
     "Agreement",
@@ -66,6 +71,7 @@ __all__ = [
 PLAIN, NOT_ASKED, ASKED = "plain", "not asked", "asked"
 EAGER, EAGER_TUTORIAL, EAGER_SAME = "eager", "eager, tutorial hooks", "eager, same statistics"
 FLOOR = "floor"
+ONEDNN, ONEDNN_ASKED, AOT, AOT_ASKED = "onednn", "onednn, asked", "aot", "aot, asked"
 VARIANTS: Final = {
     PLAIN: "frozen graph, compiled without hooks",
     NOT_ASKED: "frozen graph, hooks compiled in, all off",
@@ -74,8 +80,16 @@ VARIANTS: Final = {
     EAGER_TUTORIAL: "Python, forward hooks: mean, std, zero fraction, each with item()",
     EAGER_SAME: "Python, forward hooks: the statistics of `asked`, and as lists",
     FLOOR: "one `sum` over each observed activation, nothing else",
+    ONEDNN: "engine onednn",
+    ONEDNN_ASKED: "engine onednn, observed graph, and its vectors as lists",
 }
 """What is timed, in the order of the table."""
+
+COMPILED_VARIANTS: Final = {
+    AOT: "engine aot",
+    AOT_ASKED: "engine aot, observed graph, and its vectors as lists",
+}
+"""What `--aot` times as well."""
 
 ANSWER_TOLERANCE: Final = 1e-5
 # One pass over many values leaves rounding of its own, and two graphs round differently.
@@ -185,12 +199,14 @@ class Settings:
         least_ms: a timing repeats the call until it takes this long.
         threads: intra-op threads of torch.
         pixels: height and width of the ResNet's images.
+        aot: compile the networks ahead of time, too: one or two minutes each.
     """
 
     rounds: int = 30
     least_ms: float = 20.0
     threads: int = 1
     pixels: int = 224
+    aot: bool = False
 
 
 @dataclass(frozen=True)
@@ -323,8 +339,12 @@ NETWORKS: Final[Mapping[str, Callable[[Settings], Network]]] = {
 }
 
 
-def prepare(network: Network) -> Prepared:
-    """Compile a network as an export does, load it as a worker does, and hook it in Python."""
+def prepare(network: Network, aot: bool = False) -> Prepared:
+    """Compile a network as an export does, load it as a worker does, and hook it in Python.
+
+    Raises:
+        ValueError: it is to be compiled ahead of time, and cannot be.
+    """
     module, batch = network.module, network.input
     example = (batch[:2].clone(),)
     definition = Definition(
@@ -358,10 +378,20 @@ def prepare(network: Network) -> Prepared:
         module(batch)
     activations = [part for call in calls for _, part in call.parts if part is not None]
 
-    def asked() -> tuple[Tensor, list[Sequence[float]]]:
-        answer, codes, joined = observed.summary(batch)
-        records = read(observable.layers.hooked, codes, STATISTICS)
-        return answer, cut(joined.tolist(), records, STATISTICS)
+    def looking(summary: Any) -> Callable[[], tuple[Any, list[Sequence[float]]]]:
+        def call() -> tuple[Any, list[Sequence[float]]]:
+            answer, codes, joined = summary(batch)
+            records = read(observable.layers.hooked, codes, STATISTICS)
+            return answer, cut(joined.tolist(), records, STATISTICS)
+
+        return call
+
+    asked = looking(observed.summary)
+    onednn = make(engines.ONEDNN, whole, chosen)
+    compiled: dict[str, Callable[[], Any]] = {}
+    if aot:
+        made = _ahead(definition, signature, observable.layers.hooked)
+        compiled = {AOT: partial(made.plain, batch), AOT_ASKED: looking(made.summary)}
 
     def eager_same() -> list[list[float]]:
         found.clear()
@@ -376,6 +406,8 @@ def prepare(network: Network) -> Prepared:
             NOT_ASKED: lambda: off(batch),
             ASKED: lambda: asked()[0],
             EAGER: lambda: module(batch),
+            ONEDNN: lambda: onednn.plain(batch),
+            **({AOT: lambda: compiled[AOT]()[""]} if aot else {}),
         },
         statistics={ASKED: lambda: asked()[1], EAGER_SAME: eager_same},
         timed={
@@ -386,8 +418,20 @@ def prepare(network: Network) -> Prepared:
             EAGER_TUTORIAL: lambda: tutorial(batch),
             EAGER_SAME: eager_same,
             FLOOR: lambda: [activation.flatten(1).sum(1) for activation in activations],
+            ONEDNN: lambda: onednn.plain(batch),
+            ONEDNN_ASKED: looking(onednn.summary),
+            **compiled,
         },
     )
+
+
+def _ahead(definition: Definition, signature: Signature, layers: Sequence[Layer]) -> Engine:
+    # Gone at the end of the process: what is loaded from the folder no longer needs it.
+    with tempfile.TemporaryDirectory(prefix="vitrine-") as name:
+        folder = Path(name)
+        for refused in compile_graphs(definition, signature, [""], layers, folder):
+            raise ValueError(f"{definition.name}: {refused.detail}")
+        return make(engines.AOT, None, layers, folder)
 
 
 def _reloaded(module: torch.jit.ScriptModule) -> Any:
@@ -547,7 +591,7 @@ def run(
         for name in names:
             progress(f"{name}: compiling")
             network = build(name, settings)
-            prepared = prepare(network)
+            prepared = prepare(network, settings.aot)
             progress(f"{name}: comparing answers")
             compared = agreement(prepared)
             if not compared.holds:
@@ -593,7 +637,7 @@ def render(results: Sequence[Result], settings: Settings, machine: Mapping[str, 
     ]
     for result in results:
         plain = np.array(result.milliseconds[PLAIN])
-        for name in VARIANTS:
+        for name in result.milliseconds:
             times = result.milliseconds[name]
             ratios = (np.array(times) / plain).tolist()
             lines.append(
@@ -617,7 +661,8 @@ def render(results: Sequence[Result], settings: Settings, machine: Mapping[str, 
             f"| {figures['added_over_added_eager'].median:.2f} "
             f"| {_shown(figures['floor_percent_of_plain'], 1)} |"
         )
-    lines += ["", *(f"- **{name}**: {what}" for name, what in VARIANTS.items()), ""]
+    known = VARIANTS | (COMPILED_VARIANTS if settings.aot else {})
+    lines += ["", *(f"- **{name}**: {what}" for name, what in known.items()), ""]
     for result in results:
         answers = max(result.agreement.answers.values())
         lines.append(
@@ -685,13 +730,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--least-ms", type=float, default=Settings.least_ms, help="per timing (default: 20)"
     )
+    parser.add_argument("--aot", action="store_true", help="compile ahead of time as well")
     parser.add_argument("--quick", action="store_true", help="64×64 images for the ResNet")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to this file")
     options = parser.parse_args(arguments)
     if options.rounds < 1 or options.threads < 1 or options.least_ms < 0:
         parser.error("--rounds and --threads must be at least 1, --least-ms at least 0")
     settings = Settings(
-        options.rounds, options.least_ms, options.threads, 64 if options.quick else 224
+        options.rounds,
+        options.least_ms,
+        options.threads,
+        64 if options.quick else 224,
+        options.aot,
     )
     machine = _machine()
     try:

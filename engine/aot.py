@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -10,6 +10,8 @@ from torch import Tensor
 from formats.compiled import OBSERVED_FILE, PLAIN_FILE, Compiled
 
 __all__ = ["load"]
+
+_SHAPES: Final = 256
 
 
 def load(folder: Path, *, observed: bool) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
@@ -29,6 +31,8 @@ def load(folder: Path, *, observed: bool) -> tuple[Callable[..., Any], Callable[
     compiled = Compiled.read(folder)
     run = _runner(folder / PLAIN_FILE)
     run_observed = _runner(folder / OBSERVED_FILE) if observed else None
+    # Sizes follow from the inputs' shapes, of which there are few.
+    known: dict[tuple[torch.Size, ...], list[list[int]]] = {}
 
     def plain(*inputs: Tensor) -> dict[str, Tensor]:
         return dict(zip(compiled.paths, run(inputs), strict=True))
@@ -36,8 +40,13 @@ def load(folder: Path, *, observed: bool) -> tuple[Callable[..., Any], Callable[
     def summary(*inputs: Tensor) -> tuple[dict[str, Tensor], list[list[int]], Tensor]:
         assert run_observed is not None
         *outputs, joined, sizes = run_observed(inputs)
-        result = dict(zip(compiled.paths, outputs, strict=True))
-        return result, compiled.codes(sizes.tolist()), joined
+        shapes = tuple(tensor.shape for tensor in inputs)
+        codes = known.get(shapes)
+        if codes is None:
+            codes = compiled.codes(sizes.tolist())
+            if len(known) < _SHAPES:
+                known[shapes] = codes
+        return dict(zip(compiled.paths, outputs, strict=True)), codes, joined
 
     return plain, summary if observed else None
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine import observed_graph, plain_graph, set_mode
+from engine import make, observed_graph, plain_graph, processor, set_mode
 from export import rows
 from export.archive import MODULE_FILE
 from export.cases import FILE_NAME as CASES_FILE
@@ -251,6 +251,23 @@ def _raw(
     return values
 
 
+def _engines(subject: _Subject) -> str:
+    names = [one.name for one in subject.certificate.engines if one.offered]
+    if not names:
+        return "none but TorchScript was certified"
+    there, here = subject.certificate.versions.get("processor", "?"), processor()
+    if there != here:
+        return f"{', '.join(names)}: not used on this processor, {here}"
+    said = []
+    for name in names:
+        made = make(name, subject.loaded, None, subject.folder)
+        try:
+            said.append(f"{name}: {_parity(made.plain, subject)}")
+        except _Fell as fell:
+            raise _Fell(f"{name}: {fell}") from None
+    return "; ".join(said)
+
+
 def _rows(subject: _Subject) -> str:
     certified = subject.certificate.batching
     if not subject.cases:
@@ -279,4 +296,5 @@ _CHECKS: Final[dict[str, Callable[[_Subject], str]]] = {
     "parity, frozen": lambda subject: _parity(subject.plain, subject),
     "activations": _activations,
     "row independence": _rows,
+    "engines": _engines,
 }

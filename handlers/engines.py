@@ -40,7 +40,11 @@ def refusal(engine: str, certificate: Certificate, device: torch.device) -> str:
         return f"it was not certified ({(why or ['not exported with it'])[0]})"
     if device.type != "cpu":
         return f"it runs on the CPU, not on {device}"
-    there, here = certificate.versions.get("processor", "unknown"), processor()
+    versions = certificate.versions
+    there, here = versions.get("torch", "unknown"), str(torch.__version__)
+    if there != here:
+        return f"it was certified with torch {there}; this is {here}"
+    there, here = versions.get("processor", "unknown"), processor()
     if there != here:
         return f"it was certified on another processor: {there}; this is {here}"
     return ""

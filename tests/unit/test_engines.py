@@ -130,7 +130,7 @@ def mixes_rows(made):
 def test_an_engine_that_is_wrong_beside_the_cases_is_not_offered(
     spoilt, words, archive, monkeypatch
 ):
-    def wrong(name, module, chosen):
+    def wrong(name, module, chosen, folder=None):
         made = make(name, module, chosen)
         if name == TORCHSCRIPT:
             return made
@@ -143,7 +143,7 @@ def test_an_engine_that_is_wrong_beside_the_cases_is_not_offered(
 
 
 def test_an_engine_with_other_statistics_is_not_offered(archive, monkeypatch):
-    def wrong(name, module, chosen):
+    def wrong(name, module, chosen, folder=None):
         made = make(name, module, chosen)
 
         def summary(*inputs):
@@ -228,20 +228,27 @@ def test_an_engine_is_left_on_another_processor(archive, monkeypatch, capsys):
     )
 
 
-def raises(name, module, chosen):
+def test_an_engine_is_left_under_another_torch(archive, monkeypatch, capsys):
+    folder = archive(definition(Branching))
+    monkeypatch.setattr(torch, "__version__", "9.9")
+    assert Model(folder, CPU, ONEDNN).engine == TORCHSCRIPT
+    assert "it was certified with torch" in capsys.readouterr().err
+
+
+def raises(name, module, chosen, folder=None):
     if name == TORCHSCRIPT:
         return make(name, module, chosen)
     raise RuntimeError("first line\nno such primitive\n")
 
 
-def moves(name, module, chosen):
+def moves(name, module, chosen, folder=None):
     made = make(name, module, chosen)
     if name == TORCHSCRIPT:
         return made
     return engine.Engine(name, lambda *inputs: made.plain(*inputs) + 0.01, made.summary)
 
 
-def reshapes(name, module, chosen):
+def reshapes(name, module, chosen, folder=None):
     made = make(name, module, chosen)
     if name == TORCHSCRIPT:
         return made

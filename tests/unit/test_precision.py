@@ -107,7 +107,7 @@ def test_the_cost_stands_in_the_certificate_and_the_report(tmp_path):
 def test_it_can_be_verified_again(tmp_path):
     archive = export_model(lowered(definition(ResidualNet)), tmp_path).archive
     verdicts = list(verify(archive, tmp_path / "again"))
-    assert len(verdicts) == 7
+    assert len(verdicts) == 8
     assert [verdict for verdict in verdicts if not verdict.held] == []
 
 
