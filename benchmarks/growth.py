@@ -168,8 +168,8 @@ def render(
         lines += [
             "",
             f"| {AXES[name].title} | series | requests/s | p50, ms | p99, ms | cores: server | wrk "
-            "| failures |",
-            "|---|---|---|---|---|---|---|---|",
+            "| others | failures |",
+            "|---|---|---|---|---|---|---|---|---|",
             *(_row(one) for one in own),
         ]
     return "\n".join(lines)
@@ -182,6 +182,7 @@ def _row(one: Measured) -> str:
         shown(_spread(one, lambda each: each.latency_ms["p99"]), 2),
         shown(_spread(one, lambda each: each.server_cores), 2),
         shown(_spread(one, lambda each: each.client_cores), 2),
+        shown(_spread(one, lambda each: each.other_cores), 2),
         str(sum(each.failures for each in one.rounds)),
     ]
     return f"| {one.at} | {one.series} | {' | '.join(cells)} |"

@@ -2,13 +2,13 @@
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Final
 
 from benchmarks.serving.figures import Closed, percentiles
+from benchmarks.serving.processor import Clock, Shares
 from benchmarks.serving.running import Running
 
 __all__ = ["load", "parse", "run"]
@@ -31,11 +31,9 @@ def load(server: Running, payload: Path, result: Path, connections: int, seconds
     Raises:
         RuntimeError: wrk is not installed, or failed.
     """
-    server_before, own_before = server.cpu_seconds(), _children_seconds()
+    clock = Clock(server)
     run(server.address, payload, result, connections, seconds)
-    client = _children_seconds() - own_before
-    used = server.cpu_seconds() - server_before
-    return parse(result.read_text(encoding="utf-8"), used, client)
+    return parse(result.read_text(encoding="utf-8"), clock.shares())
 
 
 def run(address: str, payload: Path, result: Path, connections: int, seconds: float) -> None:
@@ -69,13 +67,12 @@ def run(address: str, payload: Path, result: Path, connections: int, seconds: fl
         raise RuntimeError(f"wrk failed: {done.stdout.strip()} {done.stderr.strip()}")
 
 
-def parse(text: str, server_seconds: float, client_seconds: float) -> Closed:
+def parse(text: str, used: Shares) -> Closed:
     """Make figures of what `closed.lua` wrote.
 
     Args:
         text: its JSON.
-        server_seconds: processor time that the server took.
-        client_seconds: processor time that wrk took.
+        used: processor time that was taken.
     """
     found = json.loads(text)
     seconds = found["seconds"]
@@ -87,11 +84,7 @@ def parse(text: str, server_seconds: float, client_seconds: float) -> Closed:
         refused=found["refused"],
         broken=found["broken"],
         sample=bytes.fromhex(found["sample"]).decode("utf-8", "replace"),
-        server_cores=server_seconds / seconds,
-        client_cores=client_seconds / seconds,
+        server_cores=used.server / seconds,
+        client_cores=used.client / seconds,
+        other_cores=used.others / seconds,
     )
-
-
-def _children_seconds() -> float:
-    taken = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return taken.ru_utime + taken.ru_stime

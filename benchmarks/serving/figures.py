@@ -21,6 +21,7 @@ class Closed:
             with another status, and connections that failed.
         sample: the beginning of one answer that was not right.
         server_cores, client_cores: processors that the server and the load generator kept busy.
+        other_cores: processors that everything else on the machine, or its hypervisor, took away.
     """
 
     per_second: float
@@ -32,6 +33,7 @@ class Closed:
     sample: str
     server_cores: float
     client_cores: float
+    other_cores: float
 
     @property
     def failures(self) -> int:
@@ -48,8 +50,9 @@ class Opened:
         per_second: right answers per second.
         latency_ms: percentiles from the scheduled time to the answer.
         lag_ms: percentiles of how late the sender itself was while it had a connection free.
-        right, wrong, refused, broken, sample, server_cores, client_cores: as in `Closed`; broken
-            are requests without an answer when the sender stopped waiting, too.
+        right, wrong, refused, sample: as in `Closed`.
+        broken: as in `Closed`, and requests without an answer when the sender stopped waiting.
+        server_cores, client_cores, other_cores: as in `Closed`.
     """
 
     rate: float
@@ -63,6 +66,7 @@ class Opened:
     sample: str
     server_cores: float
     client_cores: float
+    other_cores: float
 
     @property
     def failures(self) -> int:

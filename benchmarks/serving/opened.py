@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.serving.figures import Opened, percentiles
+from benchmarks.serving.processor import Clock, Shares
 from benchmarks.serving.running import Running
 
 __all__ = ["load", "parse"]
@@ -24,7 +25,7 @@ def load(server: Running, payload: Path, rate: float, seconds: float) -> Opened:
     """
     command = [sys.executable, "-m", "benchmarks.serving.sender", str(payload), server.address]
     command += ["--rate", str(rate), "--seconds", str(seconds), "--connections", str(_CONNECTIONS)]
-    before = server.cpu_seconds()
+    clock = Clock(server)
     done = subprocess.run(
         command,
         cwd=_ROOT,
@@ -33,19 +34,19 @@ def load(server: Running, payload: Path, rate: float, seconds: float) -> Opened:
         check=False,
         timeout=2 * seconds + _GRACE_SECONDS,
     )
-    used = server.cpu_seconds() - before
+    used = clock.shares()
     if done.returncode:
         raise RuntimeError(f"the sender failed: {done.stderr.strip()}")
     return parse(done.stdout, rate, used)
 
 
-def parse(text: str, rate: float, server_seconds: float) -> Opened:
+def parse(text: str, rate: float, used: Shares) -> Opened:
     """Make figures of what the sender wrote.
 
     Args:
         text: its JSON.
         rate: requests per second that were scheduled.
-        server_seconds: processor time that the server took.
+        used: processor time that was taken; the sender's start is not counted as the client's.
     """
     found = json.loads(text)
     return Opened(
@@ -58,6 +59,7 @@ def parse(text: str, rate: float, server_seconds: float) -> Opened:
         refused=found["refused"],
         broken=found["broken"],
         sample=found["sample"],
-        server_cores=server_seconds / found["seconds"],
+        server_cores=used.server / found["seconds"],
         client_cores=found["client_seconds"] / found["seconds"],
+        other_cores=used.others / found["seconds"],
     )

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from benchmarks.activations import Spread
-from benchmarks.serving.figures import Closed
+from benchmarks.serving.figures import Closed, Opened
 from benchmarks.serving.measure import Found, Plan, WorkFound
 from benchmarks.serving.servers import STOCK
 
@@ -102,13 +102,13 @@ def _closed(work: WorkFound, connections: int) -> list[str]:
     quotients = ratios(work, connections)
     lines = [
         f"| {connections} connection{'s' * (connections > 1)} | requests/s | × stock TorchServe "
-        "| × best peer | p50, ms | p90, ms | p99, ms | cores: server | wrk | failures |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| × best peer | p50, ms | p90, ms | p99, ms | cores: server | wrk | others | failures |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for one in work.servers:
         rounds = one.closed.get(connections)
         if not rounds:
-            lines.append(_missing(one, 10))
+            lines.append(_missing(one, 11))
             continue
         cells = [
             _spread(rounds, lambda each: each.per_second),
@@ -125,20 +125,19 @@ def _opened(work: WorkFound) -> list[str]:
     rate = next(one.opened[0].rate for one in work.servers if one.opened)
     lines = [
         f"| {rate:g} requests/s at random times | p50, ms | p90, ms | p99, ms "
-        "| sender's lag p50, ms | lag p99, ms | cores: server | sender | failures |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| sender's lag p50, ms | lag p99, ms | cores: server | sender | others | failures |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for one in work.servers:
         if not one.opened:
-            lines.append(_missing(one, 9))
+            lines.append(_missing(one, 10))
             continue
         lags = _latencies([each.lag_ms for each in one.opened])
         cells = [
             *_latencies([each.latency_ms for each in one.opened]),
             lags[0],
             lags[2],
-            shown(Spread.of([each.server_cores for each in one.opened]), 2),
-            shown(Spread.of([each.client_cores for each in one.opened]), 2),
+            *_cores(one.opened),
             str(sum(each.failures for each in one.opened)),
         ]
         lines.append(f"| {one.name} | {' | '.join(cells)} |")
@@ -171,10 +170,11 @@ def _latencies(rounds: Sequence[Mapping[str, float]]) -> list[str]:
     return [shown(Spread.of([each[name] for each in rounds]), 2) for name in rounds[0]]
 
 
-def _cores(rounds: Sequence[Closed]) -> list[str]:
+def _cores(rounds: Sequence[Closed | Opened]) -> list[str]:
     return [
         shown(Spread.of([each.server_cores for each in rounds]), 2),
         shown(Spread.of([each.client_cores for each in rounds]), 2),
+        shown(Spread.of([each.other_cores for each in rounds]), 2),
     ]
 
 

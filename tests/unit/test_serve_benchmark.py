@@ -1,6 +1,7 @@
 """The pure parts of `scripts/benchmark serve`: requests, checks, figures, tables."""
 
 import json
+import os
 import shutil
 import socket
 import struct
@@ -17,6 +18,7 @@ from benchmarks.serving import closed, forms, opened, payload, plot, report, sen
 from benchmarks.serving.figures import Measured, percentiles
 from benchmarks.serving.measure import Found, Plan, WorkFound
 from benchmarks.serving.points import AXES
+from benchmarks.serving.processor import Shares, busy_seconds
 from benchmarks.serving.reading import matches
 from benchmarks.serving.running import free_ports
 from benchmarks.serving.vitrine import VARIANTS, Variant, read_variants
@@ -189,7 +191,9 @@ def test_the_sender_sees_swapped_and_refused_answers(swapping):
     assert len(tally.latency_ms) == 40
     assert tally.sample.startswith(("200 {", "503 {"))
     found = opened.parse(
-        json.dumps(vars(tally) | {"seconds": 2.0, "client_seconds": 0.5}), 400, 1.0
+        json.dumps(vars(tally) | {"seconds": 2.0, "client_seconds": 0.5}),
+        400,
+        Shares(1.0, 0.7, 0.2),
     )
     assert (found.per_second, found.client_cores, found.server_cores) == (12, 0.25, 0.5)
     assert found.failures == 16
@@ -200,7 +204,7 @@ def test_wrk_sees_swapped_and_refused_answers(swapping, tmp_path):
     address, folder = swapping
     result = tmp_path / "result.json"
     closed.run(address, folder, result, connections=2, seconds=1)
-    found = closed.parse(result.read_text(), 1.0, 0.5)
+    found = closed.parse(result.read_text(), Shares(1.0, 0.5, 0.0))
     total = _Swapping.count
     # One request a connection may be under way at the end.
     assert abs(found.refused - total // 5) <= 2
@@ -223,8 +227,9 @@ def test_what_wrk_found_is_read():
             "milliseconds": [1.0] * 50 + [2.0] * 50,
         }
     )
-    found = closed.parse(text, server_seconds=3.0, client_seconds=0.5)
+    found = closed.parse(text, Shares(server=3.0, client=0.5, others=0.2))
     assert (found.per_second, found.server_cores, found.client_cores) == (45, 1.5, 0.25)
+    assert found.other_cores == 0.1
     assert (found.failures, found.sample) == (6, "503 busy")
     assert found.latency_ms["p50"] == 1.5
 
@@ -232,7 +237,9 @@ def test_what_wrk_found_is_read():
 def _found(name, kind, speeds):
     text = {"seconds": 1.0, "wrong": 0, "refused": 0, "broken": 0, "sample": ""}
     rounds = [
-        closed.parse(json.dumps({**text, "right": right, "milliseconds": [1.0]}), 1.0, 0.1)
+        closed.parse(
+            json.dumps({**text, "right": right, "milliseconds": [1.0]}), Shares(1.0, 0.1, 0.0)
+        )
         for right in speeds
     ]
     return Found(name, name, kind, 1, closed={8: rounds})
@@ -377,3 +384,8 @@ def test_the_table_of_growth_has_a_line_a_point():
     lines = growth.render({"rows": points}, ABOUT, 2, 1.0).splitlines()
     assert lines[-1].startswith("| 4 | JSON | 2.00 [1.50, 2.50] | 1.00")
     assert lines[-1].count("|") == lines[-3].count("|")
+
+
+def test_a_machines_busy_time_is_all_but_idling_and_waiting():
+    stat = "cpu  100 20 30 9000 800 4 5 6 7 8\ncpu0 1 1 1 1 1 1 1 1 1 1\n"
+    assert busy_seconds(stat) * os.sysconf("SC_CLK_TCK") == pytest.approx(165)
