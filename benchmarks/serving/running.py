@@ -21,7 +21,7 @@ from benchmarks.serving.reading import matches
 __all__ = ["Launch", "NotRun", "Running", "free_ports", "start"]
 
 _POLL_SECONDS: Final = 0.1
-_STOP_SECONDS: Final = 20.0
+_STOP_SECONDS: Final = 10.0
 _ANSWER_SECONDS: Final = 60.0
 _RESUME_SECONDS: Final = 20.0
 _LOG_LINES: Final = 15
