@@ -118,7 +118,9 @@ def _measure(
 
 def _load(one: _Ready, scratch: Path, seconds: float) -> Closed:
     result = scratch / "result.json"
-    return closed.load(one.running, one.folder, result, one.point.connections, seconds)
+    found = closed.load(one.running, one.folder, result, one.point.connections, seconds)
+    one.running.settle()
+    return found
 
 
 @contextmanager

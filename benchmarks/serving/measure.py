@@ -51,7 +51,7 @@ class Plan:
     rate: float | None = None
     with_limit: bool = True
     workers: int | None = None
-    start_seconds: float = 300.0
+    start_seconds: float = 120.0
     lock: str | None = None
 
 
@@ -156,6 +156,7 @@ def measure(
             progress(f"{work.name}: warming {one.found.name} up")
             for connections in sorted({1, max(plan.connections)}):
                 closed.load(one.running, one.payload, _result(prepared), connections, 1)
+                one.running.settle()
         _watch_idle(ready, partial(progress, f"{work.name}: idle"))
         for one in ready:
             if one.busy:
@@ -244,6 +245,7 @@ def _kept(one: _Ready, order: list[_Ready]) -> Iterator[None]:
         if one.busy:
             one.running.resume(one.requests)
         yield
+        one.running.settle()
         if one.busy:
             one.running.pause()
     except (NotRun, RuntimeError, subprocess.TimeoutExpired) as error:

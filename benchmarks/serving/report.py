@@ -17,6 +17,7 @@ from benchmarks.serving.servers import STOCK
 __all__ = ["document", "machine", "ratios", "render", "shown"]
 
 _NONE: Final = "–"
+_FEW_LETTERS: Final = 60
 
 
 def machine() -> dict[str, Any]:
@@ -151,7 +152,7 @@ def _about(work: WorkFound) -> list[str]:
     ]
     for one in work.servers:
         if one.not_run:
-            lines.append(_missing(one, 6))
+            lines.append(_missing(one, 6, whole=True))
             continue
         workers = str(one.workers) if one.kind == "peer" and one.name != STOCK else _NONE
         lines.append(
@@ -161,8 +162,12 @@ def _about(work: WorkFound) -> list[str]:
     return lines
 
 
-def _missing(one: Found, columns: int) -> str:
-    reason = f"not run: {one.not_run}".replace("|", "\\|").replace("\n", " ")
+def _missing(one: Found, columns: int, *, whole: bool = False) -> str:
+    """Say why a server has no figures: in a few words, and in the last table in all of them."""
+    words = " ".join(one.not_run.split())
+    if not whole and len(words) > _FEW_LETTERS:
+        words = words[:_FEW_LETTERS] + "…"
+    reason = f"not run: {words}".replace("|", "\\|")
     return f"| {one.name} | {reason} |" + " |" * (columns - 2)
 
 

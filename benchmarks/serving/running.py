@@ -24,6 +24,10 @@ _POLL_SECONDS: Final = 0.1
 _STOP_SECONDS: Final = 10.0
 _ANSWER_SECONDS: Final = 60.0
 _RESUME_SECONDS: Final = 20.0
+_SETTLE_SECONDS: Final = 10.0
+_SETTLE_STEP_SECONDS: Final = 0.2
+# More than any server here takes when nobody asks.
+_SETTLED_CORES: Final = 0.3
 _LOG_LINES: Final = 15
 _PORTS: Final = (12_000, 32_000)
 
@@ -72,6 +76,18 @@ class Running:
     def memory_mb(self) -> float:
         """Memory of all its processes in MB (10^6 bytes); pages they share are counted once."""
         return sum(_pss_bytes(one) for one in self._tree()) / 1e6
+
+    def settle(self) -> None:
+        """Wait until it has done what a load generator left behind, for some seconds at most.
+
+        wrk drops its connections at the end, and a server may still work on what they asked.
+        """
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        used = float("inf")
+        while used > _SETTLED_CORES * _SETTLE_STEP_SECONDS and time.monotonic() < deadline:
+            before = self.cpu_seconds()
+            time.sleep(_SETTLE_STEP_SECONDS)
+            used = self.cpu_seconds() - before
 
     def pause(self) -> None:
         """Take the processor from it, so that its idling cannot slow another server."""

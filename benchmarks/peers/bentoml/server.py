@@ -45,13 +45,17 @@ class Frozen:
     @bentoml.api(batchable=True, max_batch_size=SETTINGS["batch"], max_latency_ms=10_000)
     def predict_base64(self, inputs: list[str]) -> np.ndarray:
         """Answer a batch of rows, each the base64 of raw float32."""
-        rows = [np.frombuffer(base64.b64decode(row), np.float32) for row in inputs]
-        return self._run(torch.from_numpy(np.stack(rows).reshape(-1, *SETTINGS["shape"])))
+        return self._run(_rows(inputs))
 
     @bentoml.api
     def predict_one_base64(self, inputs: str) -> np.ndarray:
         """Answer a row that comes as the base64 of raw float32."""
-        return self.predict_base64([inputs])
+        return self._run(_rows([inputs]))
+
+
+def _rows(texts: list[str]) -> torch.Tensor:
+    rows = [np.frombuffer(base64.b64decode(text), np.float32) for text in texts]
+    return torch.from_numpy(np.stack(rows).reshape(-1, *SETTINGS["shape"]))
 
 
 def main() -> None:
