@@ -40,6 +40,7 @@ from export.eager import reference
 from export.layers import watch
 from export.observed import compile_hooks
 from export.signature import infer
+from export.timing import threads_of
 from formats import engines
 from formats.layers import Layer
 from formats.observation import STATISTICS, cut, read
@@ -540,16 +541,6 @@ def _without_gc() -> Iterator[None]:
             gc.enable()
 
 
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def derived(result: Result) -> dict[str, Spread]:
     """Return the figures made from the times, each taken within a round.
 
@@ -587,7 +578,7 @@ def run(
         ValueError: answers or statistics do not agree; nothing of that network is timed.
     """
     results = []
-    with _threads(settings.threads):
+    with threads_of(settings.threads):
         for name in names:
             progress(f"{name}: compiling")
             network = build(name, settings)

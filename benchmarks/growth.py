@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from benchmarks.activations import Spread
 from benchmarks.serving import closed, payload
+from benchmarks.serving.console import progress
 from benchmarks.serving.figures import Closed, Measured
 from benchmarks.serving.measure import locked
 from benchmarks.serving.points import AXES, Axis, Point
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.axes:
         with tempfile.TemporaryDirectory(prefix="vitrine-growth-") as folder:
             try:
-                found[name] = _measure(AXES[name], Path(folder), options, _progress)
+                found[name] = _measure(AXES[name], Path(folder), options, progress)
             except NotRun as error:
                 print(f"error: {name}: {error}", file=sys.stderr)
                 return 1
@@ -205,14 +206,6 @@ def _document(
         "seconds": options.seconds,
         "axes": {name: [asdict(one) for one in own] for name, own in found.items()},
     }
-
-
-def _progress(line: str) -> None:
-    """Show a line on stderr: kept up to date on a terminal."""
-    if sys.stderr.isatty():
-        print(f"\r{line}\033[K", end="", file=sys.stderr, flush=True)
-    else:
-        print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

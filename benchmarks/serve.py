@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.serving.console import progress
 from benchmarks.serving.measure import Plan, WorkFound, measure
 from benchmarks.serving.prepared import prepare
 from benchmarks.serving.report import document, machine, render
@@ -47,9 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = []
     for name in options.work:
         with tempfile.TemporaryDirectory(prefix="vitrine-serve-") as folder:
-            _progress(f"{name}: exporting the model and making requests")
+            progress(f"{name}: exporting the model and making requests")
             prepared = prepare(WORKS[name], Path(folder))
-            found.append(measure(prepared, servers, plan, _progress))
+            found.append(measure(prepared, servers, plan, progress))
     print(render(found, plan, about))
     if options.json is not None:
         text = json.dumps(document(found, plan, about), indent=1)
@@ -132,14 +133,6 @@ def _judge(found: Sequence[WorkFound]) -> int:
         )
     measured = any(one.closed for work in found for one in work.servers)
     return 1 if bad or not measured else 0
-
-
-def _progress(line: str) -> None:
-    """Show a line on stderr: kept up to date on a terminal."""
-    if sys.stderr.isatty():
-        print(f"\r{line}\033[K", end="", file=sys.stderr, flush=True)
-    else:
-        print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ import torch
 from engine import make
 from export.archive import MODULE_FILE
 from export.errors import ExportError
-from export.timing import batch_of, warm_up_example
+from export.inputs import Example
+from export.timing import batch_of, time_call, warm_up, warm_up_example
 from formats.signature import Signature
 
 __all__ = ["Load", "Plan", "measure"]
 
-_WARM_UP_CALLS: Final = 3
 _LEAST_CALLS: Final = 3
 _PATIENCE_SECONDS: Final = 600.0
 
@@ -107,22 +107,17 @@ def _times(plan: Plan, threads: int) -> list[list[float]]:
     with torch.inference_mode():
         for rows in plan.sizes:
             batch = batch_of(example, rows) if signature.row_axis else example
-            for _ in range(_WARM_UP_CALLS):
-                call(*(part.clone() for part in batch))
+            warm_up(call, batch)
             _shared["barrier"].wait(_PATIENCE_SECONDS)
             found.append(_calls(call, batch, plan.seconds))
     return found
 
 
-def _calls(call: Any, batch: Sequence[torch.Tensor], seconds: float) -> list[float]:
+def _calls(call: Any, batch: Example, seconds: float) -> list[float]:
     times: list[float] = []
     deadline = time.perf_counter() + seconds
     while len(times) < _LEAST_CALLS or time.perf_counter() < deadline:
-        # A model may work in place on what it is given.
-        copied = [part.clone() for part in batch]
-        started = time.perf_counter()
-        call(*copied)
-        times.append(time.perf_counter() - started)
+        times.append(time_call(call, batch))
     return times
 
 

@@ -26,8 +26,11 @@ __all__ = [
     "fastest",
     "gain",
     "sizes_of",
+    "threads_of",
     "time_archive",
+    "time_call",
     "time_calls",
+    "warm_up",
     "warm_up_example",
 ]
 
@@ -96,12 +99,11 @@ def time_calls(
         RuntimeError: an engine fails on the example.
     """
     found: dict[str, dict[int, float]] = {name: {} for name in calls}
-    with torch.inference_mode(), _threads(threads):
+    with torch.inference_mode(), threads_of(threads):
         for rows in sizes:
             batch = batch_of(example, rows) if row_axis else example
             for call in calls.values():
-                for _ in range(_WARM_UP_CALLS):
-                    call(*(part.clone() for part in batch))
+                warm_up(call, batch)
             times = _alternate(calls, batch, seconds / len(sizes))
             for name, own in times.items():
                 found[name][rows] = median(own) * 1e3
@@ -181,16 +183,28 @@ def _alternate(
         if done >= _LEAST_ROUNDS and time.perf_counter() > deadline:
             break
         for name, call in calls.items():
-            # A model may work in place on what it is given.
-            copied = [part.clone() for part in batch]
-            started = time.perf_counter()
-            call(*copied)
-            times[name].append(time.perf_counter() - started)
+            times[name].append(time_call(call, batch))
     return times
 
 
+def warm_up(call: Callable[..., Any], batch: Example) -> None:
+    """Call a graph until it is compiled for inputs of these shapes."""
+    for _ in range(_WARM_UP_CALLS):
+        time_call(call, batch)
+
+
+def time_call(call: Callable[..., Any], batch: Example) -> float:
+    """Return the seconds that one call takes."""
+    # A model may work in place on what it is given.
+    copied = [part.clone() for part in batch]
+    started = time.perf_counter()
+    call(*copied)
+    return time.perf_counter() - started
+
+
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads_of(count: int) -> Iterator[None]:
+    """Use so many intra-op threads in this context."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -22,10 +22,9 @@ from formats.certificate import Certificate
 from formats.document import FormatError
 from formats.signature import Signature
 
-__all__ = ["GOALS", "Goal", "Setting", "choose", "describe", "plans", "setting_of", "table", "tune"]
+__all__ = ["Goal", "Setting", "choose", "describe", "plans", "setting_of", "table", "tune"]
 
 Goal = Literal["throughput", "latency"]
-GOALS: Final = ("throughput", "latency")
 
 _SIZES: Final = (1, 2, 4, 8, 16, 32)
 _SECONDS: Final = 0.4

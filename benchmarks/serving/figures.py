@@ -5,18 +5,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-__all__ = ["PERCENTILES", "Closed", "Measured", "Opened", "percentiles"]
+__all__ = ["PERCENTILES", "Answered", "Closed", "Measured", "Opened", "percentiles"]
 
 PERCENTILES = (50, 90, 99)
 
 
 @dataclass(frozen=True)
-class Closed:
-    """A load of a number of connections, each of which asks again as soon as it has its answer.
+class Answered:
+    """What became of the requests of a load.
 
     Attributes:
         per_second: right answers per second.
-        latency_ms: percentiles of the time from request to answer, by "p50", "p90", "p99".
+        latency_ms: percentiles of the time to the answer, by "p50", "p90", "p99".
         right, wrong, refused, broken: answers as expected, other answers with status 200, answers
             with another status, and connections that failed.
         sample: the beginning of one answer that was not right.
@@ -42,36 +42,27 @@ class Closed:
 
 
 @dataclass(frozen=True)
-class Opened:
+class Closed(Answered):
+    """A load of a number of connections, each of which asks again as soon as it has its answer.
+
+    Latency counts from the request.
+    """
+
+
+@dataclass(frozen=True)
+class Opened(Answered):
     """A load of requests at times of their own, whether earlier ones were answered or not.
+
+    Latency counts from the scheduled time. Requests without an answer when the sender stopped
+    waiting are among the broken.
 
     Attributes:
         rate: requests per second that were scheduled.
-        per_second: right answers per second.
-        latency_ms: percentiles from the scheduled time to the answer.
         lag_ms: percentiles of how late the sender itself was while it had a connection free.
-        right, wrong, refused, sample: as in `Closed`.
-        broken: as in `Closed`, and requests without an answer when the sender stopped waiting.
-        server_cores, client_cores, other_cores: as in `Closed`.
     """
 
     rate: float
-    per_second: float
-    latency_ms: dict[str, float]
     lag_ms: dict[str, float]
-    right: int
-    wrong: int
-    refused: int
-    broken: int
-    sample: str
-    server_cores: float
-    client_cores: float
-    other_cores: float
-
-    @property
-    def failures(self) -> int:
-        """Requests that did not get the right answer."""
-        return self.wrong + self.refused + self.broken
 
 
 @dataclass
