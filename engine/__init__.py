@@ -4,6 +4,7 @@ What the export verifies is what serves, because both make it here.
 """
 
 from engine.engines import Engine, make
+from engine.memory import keep_memory
 from engine.processor import processor
 from engine.torchscript import (
     OBSERVE,
@@ -20,6 +21,7 @@ __all__ = [
     "PREFIX",
     "SUMMARY",
     "Engine",
+    "keep_memory",
     "make",
     "observed_graph",
     "plain_graph",

@@ -20,11 +20,13 @@ from export.cases import FILE_NAME as CASES_FILE
 from export.cases import write_cases
 from export.eager import Reference
 from export.inputs import Example
+from export.work import Work
 from formats import certificate as certificates
 from formats.certificate import Certificate
 from formats.compiled import OBSERVED_FILE, PLAIN_FILE
 from formats.integrity import UNSEALED, seal, sha256
 from formats.signature import Signature
+from formats.workload import LARGE, OPERATIONS
 
 __all__ = [
     "CONFIG_FILE",
@@ -49,6 +51,12 @@ TRAVELLERS: Final = ("handlers", "engine", "formats")
 _BATCH_SIZE: Final = 16
 # With a batch size above 1, TorchServe lets a lone request wait this long; 1 ms is its least.
 _BATCH_DELAY_MS: Final = 1
+_MOST_DELAY_MS: Final = 20
+_LARGE_BATCH_SIZE: Final = 4
+_DELAY_SHARE: Final = 0.05
+"""Of a large model's batch, that it may wait to fill up: so much does a fuller one gain."""
+_OPERATIONS_PER_MS: Final = 100_000_000
+"""What a core does in float32, roughly: it only decides how long a batch may wait."""
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 
 
@@ -62,6 +70,7 @@ def write_archive(
     observed: Reference,
     activation_log: Mapping[str, Any],
     engine: str,
+    work: Work,
 ) -> Certificate:
     """Write a `.mar`, whole or not at all.
 
@@ -75,6 +84,7 @@ def write_archive(
         observed: eager answers, some of which go in.
         activation_log: settings of the log, for model-config.yaml.
         engine: the one that serves, for model-config.yaml.
+        work: what a row costs; decides batch size and delay.
 
     Returns:
         The certificate with the digests.
@@ -82,7 +92,7 @@ def write_archive(
     signature.write(folder)
     _write_warm_up(folder / WARM_UP_FILE, signature, example)
     write_cases(folder / CASES_FILE, observed)
-    config = yaml.safe_dump(_config(certificate, activation_log, engine), sort_keys=False)
+    config = yaml.safe_dump(_config(certificate, activation_log, engine, work), sort_keys=False)
     (folder / CONFIG_FILE).write_text(config, encoding="utf-8")
     files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
     for room in TRAVELLERS:
@@ -160,17 +170,27 @@ def _write_warm_up(path: Path, signature: Signature, example: Example) -> None:
 
 
 def _config(
-    certificate: Certificate, activation_log: Mapping[str, Any], engine: str
+    certificate: Certificate, activation_log: Mapping[str, Any], engine: str, work: Work
 ) -> dict[str, Any]:
-    batching = certificate.batching
-    own: dict[str, Any] = {"threads": 1, "engine": engine}
+    own: dict[str, Any] = {"threads": 1, "engine": engine, OPERATIONS: work.operations}
     if activation_log:
         own["activation_log"] = dict(activation_log)
     return {
-        "batchSize": _BATCH_SIZE if batching.independent else 1,
-        "maxBatchDelay": _BATCH_DELAY_MS,
+        **_batches(certificate, work),
         "vitrine": own,
     }
+
+
+def _batches(certificate: Certificate, work: Work) -> dict[str, int]:
+    if not certificate.batching.independent:
+        return {"batchSize": 1, "maxBatchDelay": _BATCH_DELAY_MS}
+    if work.operations < LARGE:
+        return {"batchSize": _BATCH_SIZE, "maxBatchDelay": _BATCH_DELAY_MS}
+    # There is one worker for each core. What the first one leaves is for the others, and more rows
+    # in a batch bring it next to nothing.
+    batch_ms = _LARGE_BATCH_SIZE * work.operations / _OPERATIONS_PER_MS
+    delay = min(_MOST_DELAY_MS, max(_BATCH_DELAY_MS, round(batch_ms * _DELAY_SHARE)))
+    return {"batchSize": _LARGE_BATCH_SIZE, "maxBatchDelay": delay}
 
 
 def _manifest(signature: Signature) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import torch
 
-from engine import make
+from engine import keep_memory, make
 from export.archive import MODULE_FILE
 from export.errors import ExportError
 from export.inputs import Example
@@ -99,6 +99,7 @@ def _share(barrier: Any) -> None:
 def _times(plan: Plan, threads: int) -> list[list[float]]:
     """Return, for each number of rows, the seconds of each call; in a process of its own."""
     torch.set_num_threads(threads)
+    keep_memory()
     signature = Signature.read(plan.folder)
     module = torch.jit.load(str(plan.folder / MODULE_FILE), map_location="cpu").eval()
     call = make(plan.engine, module, None, plan.folder).plain

@@ -33,7 +33,7 @@ from export.state import refuse_assignments, refuse_writes
 from export.tensors import TOLERANCE
 from export.timing import Choice
 from export.torchscript import Compiled, Method, compile_module, save
-from export.work import convolves_much
+from export.work import Work, count
 from formats.certificate import Batching, Certificate, Check
 from formats.engines import AOT, ONEDNN, TORCHSCRIPT
 from formats.engines import Engine as EngineFound
@@ -176,17 +176,22 @@ def export_model(
         gradients, warning = check_gradients(loaded, definition, observed, names)
         notes = notes_on(definition, observed, found, loaded, unknown=unknown, hidden=hidden)
         progress("engines")
-        subject = engines.Subject(
-            loaded,
-            definition,
-            signature,
-            observed,
-            rounding,
-            batching,
-            hooked,
-            folder,
+        work = count(definition)
+        others, choice = _engines(
+            engine,
+            (*verified.engines, *refused),
+            engines.Subject(
+                loaded,
+                definition,
+                signature,
+                observed,
+                rounding,
+                batching,
+                hooked,
+                folder,
+            ),
+            work,
         )
-        others, choice = _engines(engine, (*verified.engines, *refused), subject)
         certificate = Certificate(
             method=method,
             versions=_versions(),
@@ -210,6 +215,7 @@ def export_model(
             observed=observed,
             found=found,
             choice=choice,
+            work=work,
         )
 
 
@@ -254,14 +260,14 @@ def _look(
 
 
 def _engines(
-    wanted: str, found: Sequence[EngineFound], subject: engines.Subject
+    wanted: str, found: Sequence[EngineFound], subject: engines.Subject, work: Work
 ) -> tuple[tuple[EngineFound, ...], Choice]:
     """Certify engines and choose the one that serves; time them if that is to decide."""
     results, offered = engines.certify(found, subject)
     if AOT not in offered:
         aot.remove(subject.folder)
     if wanted == AUTOMATIC:
-        wanted = ONEDNN if convolves_much(subject.definition) else TORCHSCRIPT
+        wanted = ONEDNN if work.convolves_much else TORCHSCRIPT
     if wanted != FASTEST or not offered:
         return results, Choice(wanted if wanted in offered else TORCHSCRIPT)
     signature = subject.signature
@@ -296,6 +302,7 @@ def _write(
     observed: Reference,
     found: Layers | None,
     choice: Choice,
+    work: Work,
 ) -> Exported:
     archive, report, sample = outputs_of(definition.name, store)
     example = definition.examples[0]
@@ -308,6 +315,7 @@ def _write(
         observed=observed,
         activation_log=definition.activation_log,
         engine=choice.engine,
+        work=work,
     )
     report.write_text(render(signature, certificate, found, choice), encoding="utf-8")
     write_sample(sample, signature, example)

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from engine import make
+from engine import keep_memory, make
 from export.archive import MODULE_FILE, WARM_UP_FILE
 from export.inputs import Example
 from formats.certificate import Batching, Certificate
@@ -98,6 +98,7 @@ def time_calls(
     Raises:
         RuntimeError: an engine fails on the example.
     """
+    keep_memory()
     found: dict[str, dict[int, float]] = {name: {} for name in calls}
     with torch.inference_mode(), threads_of(threads):
         for rows in sizes:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import numpy as np
 import yaml
 
 from engine import processor
-from export.archive import CONFIG_FILE, configure
+from export.archive import CONFIG_FILE, WARM_UP_FILE, configure
 from export.contention import Load, Plan, measure
 from export.errors import ExportError
 from export.timing import fastest, time_archive
@@ -34,8 +35,10 @@ _MOST_DELAY_MS: Final = 20
 _DELAY_SHARE: Final = 0.05
 """Of a batch's time, that it may wait to fill up: what it costs, and a full batch gains more."""
 _CLOSE: Final = 1.1
-"""What is nearer than this counts as the same. Then fewer workers are better, which saves memory,
-and smaller batches, because the next one is gathered while one runs."""
+"""What is nearer than this counts as the same. Then smaller batches are better: half as many
+requests keep all workers busy, and the next one is gathered while one runs."""
+_CLOSE_WORKERS: Final = 1.03
+"""The same for fewer workers, which save memory."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,16 @@ class _Server:
         batch: of a worker, for each batch.
         others: of the processes before the worker, for each request.
         transit: of a lone request's time, beside the engine's and the delay's.
+        megabyte: of a worker, for each 1,000,000 bytes that a request has as binary.
+        others_megabyte: the same of the processes before it.
     """
 
     request: float = 0.055
     batch: float = 0.15
     others: float = 0.08
     transit: float = 0.6
+    megabyte: float = 1.0
+    others_megabyte: float = 4.0
 
 
 _SERVER: Final = _Server()
@@ -83,28 +90,33 @@ def plans(cores: int) -> list[tuple[int, int]]:
     return sorted({(workers, own) for own in threads for workers in (1, cores // own)})
 
 
-def setting_of(load: Load, alone: Load, cores: int) -> Setting:
+def setting_of(load: Load, alone: Load, cores: int, row_bytes: int = 0) -> Setting:
     """Say what to expect of a server.
 
     Args:
         load: its workers, threads and batch size.
         alone: the same workers and threads with one row.
         cores: what all processes share.
+        row_bytes: what the arrays of one row take.
     """
+    request = _SERVER.request + _SERVER.megabyte * row_bytes / 1e6
+    arrives = _SERVER.others_megabyte * row_bytes / 1e6
     batched = load.rows > 1
     delay = _LEAST_DELAY_MS
     if batched:
         delay = min(_MOST_DELAY_MS, max(delay, round(load.milliseconds * _DELAY_SHARE)))
-    batch_ms = load.milliseconds + _SERVER.batch + load.rows * _SERVER.request
-    by_workers = load.workers * load.rows / batch_ms
+    batch_ms = load.milliseconds + _SERVER.batch + load.rows * request
+    # Large bodies come after the answers to those before them, and meanwhile a worker waits.
+    by_workers = load.workers * load.rows / (batch_ms + load.rows * arrives)
     own = load.threads * load.milliseconds / load.rows
-    by_cores = cores / (own + _SERVER.request + _SERVER.batch / load.rows + _SERVER.others)
+    others = _SERVER.others + arrives
+    by_cores = cores / (own + request + _SERVER.batch / load.rows + others)
     waits = delay if batched else 0
     return Setting(
         load,
         delay,
         requests_per_second=1e3 * min(by_workers, by_cores),
-        alone_ms=alone.milliseconds + _SERVER.transit + waits,
+        alone_ms=alone.milliseconds + _SERVER.transit + request + arrives + waits,
         busy_ms=2 * batch_ms + waits,
     )
 
@@ -123,8 +135,7 @@ def choose(settings: Sequence[Setting], goal: Goal, limit_ms: float | None = Non
     """
     if goal == "latency":
         least = min(one.alone_ms for one in settings)
-        near = [one for one in settings if one.alone_ms <= least * _CLOSE]
-        return min(near, key=_thrift)
+        return min((one for one in settings if one.alone_ms <= least * _CLOSE), key=_thrift)
     fit = [one for one in settings if limit_ms is None or one.busy_ms <= limit_ms]
     if not fit:
         best = min(one.busy_ms for one in settings)
@@ -133,9 +144,16 @@ def choose(settings: Sequence[Setting], goal: Goal, limit_ms: float | None = Non
             f"{best:.3g} ms",
             hint="ask for more, or export a faster model (--precision bfloat16)",
         )
-    most = max(one.requests_per_second for one in fit)
-    near = [one for one in fit if one.requests_per_second * _CLOSE >= most]
-    return min(near, key=_thrift)
+    near = _near(fit, _CLOSE_WORKERS)
+    fewest = min(near, key=lambda one: (one.load.workers, -one.requests_per_second)).load
+    same = (fewest.workers, fewest.threads)
+    alike = [one for one in fit if (one.load.workers, one.load.threads) == same]
+    return min(_near(alike, _CLOSE), key=_thrift)
+
+
+def _near(settings: Sequence[Setting], close: float) -> list[Setting]:
+    most = max(one.requests_per_second for one in settings)
+    return [one for one in settings if one.requests_per_second * close >= most]
 
 
 def _thrift(setting: Setting) -> tuple[int, int, int]:
@@ -178,11 +196,12 @@ def tune(
     elif not certificate.offers(engine):
         raise ExportError(f"engine {engine!r} was not certified for it", where=str(archive))
     sizes = _sizes(signature, certificate)
+    row_bytes = _row_bytes(folder)
     settings: list[Setting] = []
     for workers, threads in plans(cores):
         progress(f"{workers} worker(s) of {threads} thread(s)")
         loads = measure(Plan(folder, engine, sizes, _SECONDS), workers, threads)
-        settings += [setting_of(load, loads[0], cores) for load in loads]
+        settings += [setting_of(load, loads[0], cores, row_bytes) for load in loads]
     chosen = choose(settings, goal, limit_ms)
     configure(archive, _config(folder, chosen, engine, goal, limit_ms))
     return settings, chosen
@@ -240,6 +259,11 @@ def _sizes(signature: Signature, certificate: Certificate) -> tuple[int, ...]:
     if not (signature.row_axis and batching.independent):
         return (1,)
     return tuple(size for size in _SIZES if size <= batching.max_rows)
+
+
+def _row_bytes(folder: Path) -> int:
+    with np.load(folder / WARM_UP_FILE) as example:
+        return sum(example[name].nbytes for name in example.files)
 
 
 def _config(

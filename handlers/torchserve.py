@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import torch
 
+from engine import keep_memory
 from handlers import worker_protocol
 from handlers.coding import MAX_REQUEST_BYTES
 from handlers.datatypes import Buffer
@@ -73,6 +74,7 @@ class TorchServeAdapter:
         self._limit = int(os.environ.get("VITRINE_MAX_RESPONSE_SIZE", _DEFAULT_LIMIT))
         settings = (context.model_yaml_config or {}).get("vitrine", {})
         try:
+            keep_memory()
             threads = use_threads(settings.get("threads"))
             device = _device(properties.get("gpu_id"))
             engine = use_engine(settings.get("engine"))

@@ -1,5 +1,6 @@
 """How each process of a run is started: TorchServe, the status service, the front."""
 
+import json
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ from server.front import DRAIN_SECONDS, Front, patience
 from server.process import ChildProcess
 from server.processes import Processes
 from server.settings import Settings
+from server.workers import machine, model_settings, workers_of
 
 __all__ = ["Run", "start_front", "start_services", "start_torchserve"]
 
@@ -74,6 +76,12 @@ def start_torchserve(
     """
     config = run.scratch / "config.properties"
     overrides = run.addresses.overrides() | (front.overrides() if front else {})
+    if "models" not in run.config.settings:
+        workers = workers_of(run.archives, machine())
+        for one in workers:
+            run.console.line(str(one))
+        if workers:
+            overrides["models"] = json.dumps(model_settings(workers))
     config.write_text(run.config.merged(overrides), encoding="utf-8")
     child = ChildProcess(
         java.command(

@@ -15,10 +15,11 @@ from engine.processor import describe
 from export import engines, parity, timing
 from export.pipeline import export_model
 from export.timing import Timing, fastest, sizes_of, time_archive
-from export.work import convolves_much
+from export.work import count
 from formats.certificate import Batching, Certificate
 from formats.engines import ONEDNN, TORCHSCRIPT
 from formats.layers import Layers
+from formats.workload import is_large
 from handlers import engines as handler_engines
 from handlers import model as handler_model
 from handlers.engines import use_engine
@@ -345,8 +346,22 @@ class Wide(nn.Module):
 def test_without_a_wish_large_convolutions_are_onednns(archive, channels, wanted):
     # 40 channels: 2 x 9 x 40 x 40 x 32 x 32 = 29.5 million operations a row.
     own = define(lambda: Wide(channels), torch.randn(2, channels, 32, 32))
-    assert convolves_much(own) == (wanted == ONEDNN)
+    assert count(own).convolves_much == (wanted == ONEDNN)
+    assert count(own).operations == count(own).convolutions == 2 * 9 * channels**2 * 32 * 32
     assert config(archive(own))["engine"] == wanted
+
+
+@pytest.mark.parametrize(("side", "size", "delay"), [(32, 16, 1), (90, 4, 1)])
+def test_a_model_that_computes_much_has_small_batches_that_wait_longer(archive, side, size, delay):
+    own = define(lambda: Wide(40), torch.randn(2, 40, side, side))
+    folder = archive(own)
+    # 29.5 million operations a row, and 233 million: 2.3 ms of a core.
+    operations = 2 * 9 * 40 * 40 * side * side
+    written = yaml.safe_load((folder / "model-config.yaml").read_text())
+    assert written["vitrine"]["operations_per_row"] == operations
+    assert (written["batchSize"], written["maxBatchDelay"]) == (size, delay)
+    assert is_large(written) == (side > 32)
+    assert "minWorkers" not in written
 
 
 def test_a_processor_is_known_by_its_model_and_extensions():
