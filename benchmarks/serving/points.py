@@ -21,6 +21,7 @@ _SEED: Final = 0
 _JSON: Final = {"Content-Type": "application/json"}
 _NPY: Final = {"Content-Type": "application/x-npy", "Accept": "application/octet-stream"}
 _ONE_LAYER: Final = "stats; layers=features.1"
+_ONE_LAYER_OF_MLP: Final = "stats; layers=block.1"
 _ALL_LAYERS: Final = "stats; layers=*"
 
 
@@ -129,11 +130,11 @@ def _sized(
     return make
 
 
-def _observed(share: float, wanted: str) -> Callable[[Path, Cases], Case]:
+def _observed(work: Work, share: float, wanted: str) -> Callable[[Path, Cases], Case]:
     """Ask for activations in a share of the requests, evenly spread."""
 
     def make(model: Path, cases: Cases) -> Case:
-        form = _as_json(_DIGITS, [*cases.inputs])
+        form = _as_json(work, [*cases.inputs])
         asked = [int((n + 1) * share) > int(n * share) for n in range(len(form.bodies))]
         headers = [{"X-Activations": wanted} if one else {} for one in asked]
         return Case(replace(form, own_headers=headers), cases.expected)
@@ -197,13 +198,14 @@ AXES: Final = {
         ),
         Axis(
             "activations",
-            "requests that ask for activations, digits CNN, 8 connections",
+            "requests that ask for activations, 32 connections",
             tuple(
-                Point("digits", at, _DIGITS, _PLAIN, _observed(share, wanted), 8)
+                Point(work.name, at, work, _PLAIN, _observed(work, share, wanted), 32)
+                for work, one in ((_MLP, _ONE_LAYER_OF_MLP), (_DIGITS, _ONE_LAYER))
                 for at, share, wanted in (
                     ("none", 0.0, ""),
                     ("10 %, all layers", 0.1, _ALL_LAYERS),
-                    ("100 %, one layer", 1.0, _ONE_LAYER),
+                    ("100 %, one layer", 1.0, one),
                     ("100 %, all layers", 1.0, _ALL_LAYERS),
                 )
             ),

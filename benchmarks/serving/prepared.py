@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -69,20 +70,30 @@ def export(
     Args:
         model_file: of the model.
         options: of `python -m export`; each set of them has a store of its own.
-        tune: options of `python -m export tune`, to be run on the archive; None for none.
+        tune: options of `python -m export tune`, to be run on a copy of it; None for none.
 
     Raises:
         RuntimeError: with the export's own words.
     """
-    key = [list(options), *([list(tune)] if tune is not None else [])]
-    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
+    name = hashlib.sha256(json.dumps(list(options)).encode()).hexdigest()[:12]
     store = _STORES / name
     store.mkdir(parents=True, exist_ok=True)
-    archive = store / f"{model_file.stem}.mar"
-    before = archive.stat().st_mtime_ns if archive.exists() else None
     _python("export", "--update", str(model_file), "--model-store", str(store), *options)
-    if tune is not None and archive.stat().st_mtime_ns != before:
-        _python("export", "tune", str(archive), *tune)
+    return store if tune is None else _tuned(store / f"{model_file.stem}.mar", tune)
+
+
+def _tuned(archive: Path, options: Sequence[str]) -> Path:
+    """Tune a copy of an archive, unless that is done, and return its model store."""
+    name = "-".join(options).strip("-").replace("--", "-")
+    store = archive.parent / name
+    copy = store / archive.name
+    made_of = copy.with_suffix(".made_of")
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if not made_of.exists() or made_of.read_text(encoding="ascii") != digest:
+        store.mkdir(exist_ok=True)
+        shutil.copy(archive, copy)
+        _python("export", "tune", str(copy), *options)
+        made_of.write_text(digest, encoding="ascii")
     return store
 
 
