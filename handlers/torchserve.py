@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import torch
 
@@ -16,6 +16,7 @@ from handlers.coding import MAX_REQUEST_BYTES
 from handlers.datatypes import Buffer
 from handlers.engines import use_engine
 from handlers.errors import RequestError
+from handlers.faults import DeviceLost
 from handlers.jsontext import dumps
 from handlers.log_settings import LogSettings
 from handlers.media import JSON
@@ -117,7 +118,10 @@ class TorchServeAdapter:
                 continue
             requests.append(Request(body, headers, context.get_request_id(place) or ""))
             places.append(place)
-        answers |= zip(places, self._service.handle(requests), strict=True)
+        try:
+            answers |= zip(places, self._service.handle(requests), strict=True)
+        except DeviceLost as error:
+            _end(error)
         self._measure(context)
         sizes = [len(answers[place].body) for place in range(len(data))]
         for place, refusal in too_large(sizes, self._limit).items():
@@ -159,6 +163,14 @@ class TorchServeAdapter:
                 "units": self._service.units.report(),
             }
         )
+
+
+def _end(error: DeviceLost) -> NoReturn:
+    """End this worker: TorchServe starts another, and tells those who wait to try again."""
+    print(f"vitrine: the GPU is lost to this worker, which ends: {error}", file=sys.stderr)
+    sys.stderr.flush()
+    # Nothing is left that could be tidied up: taking CUDA down would fail too, or hang.
+    os._exit(1)
 
 
 def _sparse(add_time: Callable[..., None]) -> Callable[..., None]:

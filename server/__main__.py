@@ -67,6 +67,34 @@ def _serve(arguments: Sequence[str]) -> int:
         action=argparse.BooleanOptionalAction,
         help="put HAProxy before TorchServe (default: where it is installed)",
     )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="end when a model cannot be served (default: serve the others)",
+    )
+    parser.add_argument(
+        "--grace-seconds",
+        type=_seconds,
+        default=3.0,
+        metavar="SECONDS",
+        help="after a SIGTERM, take requests for so long, not being ready any more, so that "
+        "balancers can find out (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--drain-seconds",
+        type=_whole_seconds,
+        default=30,
+        metavar="SECONDS",
+        help="then answer what was taken within so long (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--check-seconds",
+        type=_seconds,
+        default=300.0,
+        metavar="SECONDS",
+        help="send each model its sample request this often to see whether it answers (default: "
+        "%(default)g)",
+    )
     given = parser.parse_args(arguments)
     try:
         serve(
@@ -79,6 +107,10 @@ def _serve(arguments: Sequence[str]) -> int:
                 state=given.state,
                 startup_timeout=given.startup_timeout,
                 front=given.front,
+                strict=given.strict,
+                grace_seconds=given.grace_seconds,
+                drain_seconds=given.drain_seconds,
+                check_seconds=given.check_seconds,
             )
         )
     except ServerError as error:
@@ -90,20 +122,23 @@ def _serve(arguments: Sequence[str]) -> int:
 def _health(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m server health",
-        description="Exit with 0 only when every model is ready with all its workers.",
+        description="Exit with 0 only when the server is ready; print what is wrong.",
     )
     _add_common(parser)
+    parser.add_argument(
+        "--strict", action="store_true", help="exit with 1 when something is wrong at all"
+    )
     parser.add_argument("--management", metavar="URL", help="base URL of the management API")
     given = parser.parse_args(arguments)
-    problem = report(
+    found = report(
         config=given.config,
         store=given.model_store,
         state=given.state,
         management=given.management,
         models=given.models,
     )
-    print(problem or "ready")
-    return 1 if problem else 0
+    print(found.text)
+    return 0 if found.ready and not (given.strict and found.degraded) else 1
 
 
 def _openapi(arguments: Sequence[str]) -> int:
@@ -146,6 +181,19 @@ def _java_cache(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0 on")
+    return value
+
+
+def _whole_seconds(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of seconds from 1 on")
+    return int(text)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

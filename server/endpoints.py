@@ -53,6 +53,7 @@ class _Endpoints:
         version = model + "/versions/{version}"
         return [
             Route("/ping", self._ping),
+            Route("/health", self._health),
             Route("/v1/models", _constant({"models": self._catalog.names})),
             Route("/v1/models/{name}", self._ready),
             *(Route(path, _constant(server)) for path in ("/v2", "/v2/")),
@@ -63,17 +64,23 @@ class _Endpoints:
         ]
 
     def _ping(self, request: Request) -> Response:
-        problems = self._problems()
-        if not problems:
+        condition = self._watch.condition()
+        if condition.ready:
             return JSONResponse({"status": "Healthy"})
+        problems = {name: condition.problem(name) for name in self._catalog.names}
+        problems = {name: problem for name, problem in problems.items() if problem is not None}
         return JSONResponse({"status": "Unhealthy", "models": problems}, 503)
 
+    def _health(self, request: Request) -> Response:
+        condition = self._watch.condition()
+        return JSONResponse(condition.public(), 200 if condition.ready else 503)
+
     def _live(self, request: Request) -> Response:
-        live = self._watch.answers(self._catalog.names[0])
+        live = self._watch.condition().live
         return JSONResponse({"live": live}, 200 if live else 503)
 
     def _all_ready(self, request: Request) -> Response:
-        ready = not self._problems()
+        ready = self._watch.condition().ready
         return JSONResponse({"ready": ready}, 200 if ready else 503)
 
     def _ready(self, request: Request) -> Response:
@@ -94,17 +101,6 @@ class _Endpoints:
             raise _Unknown(f"there is no model {name!r}", self._catalog.names)
         versions = self._catalog.versions(name)
         raise _Unknown(f"model {name!r} has no version {version!r}", versions)
-
-    def _problems(self) -> dict[str, str]:
-        found = {}
-        for name in self._catalog.names:
-            problem = self._watch.problem(name)
-            if problem is not None:
-                found[name] = problem
-                # Where TorchServe hangs, asking it for each model would take as long for each.
-                if not self._watch.answers(name):
-                    break
-        return found
 
 
 def _constant(document: Mapping[str, Any]) -> Any:

@@ -13,11 +13,8 @@ from pathlib import Path
 from server.config import Addresses, Config
 from server.errors import UsageError
 
-__all__ = ["DRAIN_SECONDS", "WITHOUT", "Front", "find_haproxy", "patience"]
+__all__ = ["WITHOUT", "Front", "find_haproxy", "patience"]
 
-#: Seconds that requests in flight have to be answered once a stop was asked for; `docker stop`
-#: kills after ten.
-DRAIN_SECONDS = 6
 #: What is said where there is none.
 WITHOUT = (
     "No front (HAProxy): errors that TorchServe answers itself have its own form, and /ping, /v2 "
@@ -82,6 +79,16 @@ class Front:
         """Where TorchServe's inference API listens."""
         return self.scratch / "inference.sock"
 
+    @property
+    def admin_socket(self) -> Path:
+        """Where it takes commands while it runs."""
+        return self.scratch / "admin.sock"
+
+    @property
+    def marks_file(self) -> Path:
+        """The map of `server.marks`; has to exist when it starts."""
+        return self.scratch / "marks.map"
+
     def overrides(self) -> dict[str, str]:
         """TorchServe's settings: it gives the public address up."""
         return {"inference_address": f"unix:{self.inference_socket}"}
@@ -91,12 +98,13 @@ class Front:
         return [str(self.executable), "-db", "-f", str(_CONFIG)]
 
     def environment(
-        self, config: Config, environ: Mapping[str, str] = os.environ
+        self, config: Config, drain_seconds: int, environ: Mapping[str, str] = os.environ
     ) -> dict[str, str]:
         """What `haproxy.cfg` fills in.
 
         Args:
             config: TorchServe's configuration.
+            drain_seconds: What requests in flight have, once a stop was asked for.
             environ: This process's own.
         """
         return {
@@ -109,5 +117,7 @@ class Front:
             "VITRINE_MAX_BODY": str(config.max_body),
             "VITRINE_MODEL_MS": str(1000 * config.model_seconds),
             "VITRINE_ANSWER_SECONDS": str(patience(config)),
-            "VITRINE_DRAIN_SECONDS": str(DRAIN_SECONDS),
+            "VITRINE_DRAIN_SECONDS": str(drain_seconds),
+            "VITRINE_ADMIN": f"unix@{self.admin_socket}",
+            "VITRINE_MARKS": str(self.marks_file),
         }

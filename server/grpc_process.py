@@ -25,7 +25,10 @@ _CALLS = 256
 def main(settings: Settings) -> None:
     """Answer until told to end."""
     service = InferenceService(
-        settings.catalog(), Watch(settings.management), Client(settings.front), settings.patience
+        settings.catalog(),
+        Watch(Path(settings.condition)),
+        Client(settings.front),
+        settings.patience,
     )
     largest = ("grpc.max_receive_message_length", settings.max_body)
     server = grpc.server(

@@ -62,10 +62,10 @@ class InferenceService:
         )
 
     def _server_live(self, message: Any, context: grpc.ServicerContext) -> Any:
-        return {"live": self._watch.answers(self._catalog.names[0])}
+        return {"live": self._watch.condition().live}
 
     def _server_ready(self, message: Any, context: grpc.ServicerContext) -> Any:
-        return {"ready": all(self._watch.problem(name) is None for name in self._catalog.names)}
+        return {"ready": self._watch.condition().ready}
 
     def _server_metadata(self, message: Any, context: grpc.ServicerContext) -> Any:
         return {"name": "vitrine", "version": __version__, "extensions": EXTENSIONS}

@@ -76,6 +76,11 @@ class ChildProcess:
         _reap()
         return status
 
+    def ask(self, number: signal.Signals) -> None:
+        """Send the child a signal, if it has not ended."""
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+
     def stop(self, seconds: float, ask: signal.Signals = signal.SIGTERM) -> int:
         """End the child: asked first, SIGKILL after so many seconds; then all that it left.
 
@@ -86,8 +91,7 @@ class ChildProcess:
         Returns:
             The child's exit status.
         """
-        if self._process.poll() is None:
-            self._process.send_signal(ask)
+        self.ask(ask)
         try:
             status = self._process.wait(seconds)
         except subprocess.TimeoutExpired:

@@ -16,11 +16,11 @@ from urllib.parse import quote
 __all__ = [
     "ModelState",
     "NotListening",
-    "Restarts",
     "answers_ready",
     "descriptions",
     "judge",
     "model_state",
+    "scale_to_zero",
     "unready",
 ]
 
@@ -128,6 +128,22 @@ def unready(management: str, names: Iterable[str]) -> list[ModelState]:
     return [state for state in states if not state.ready]
 
 
+def scale_to_zero(management: str, name: str, version: str) -> None:
+    """Let TorchServe end the workers of a version of a model, and start none again.
+
+    Raises:
+        NotListening: The management API does not answer, or refuses.
+    """
+    path = f"/models/{quote(name, safe='')}/{quote(version, safe='')}"
+    url = f"{management}{path}?min_worker=0&max_worker=0"
+    request = urllib.request.Request(url, method="PUT")  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT):  # noqa: S310
+            pass
+    except (OSError, http.client.HTTPException) as error:
+        raise NotListening(f"{url} is not answered ({error})") from None
+
+
 def answers_ready(inference: str) -> bool:
     """Whether the front says that every model is ready.
 
@@ -140,27 +156,3 @@ def answers_ready(inference: str) -> bool:
             return bool(response.status == 200)
     except (OSError, http.client.HTTPException):
         return False
-
-
-class Restarts:
-    """Counts how often the workers of models that load were started again.
-
-    TorchServe starts a worker that died anew, without end; each start has a new process id.
-    """
-
-    def __init__(self) -> None:
-        self._seen: dict[tuple[str, str], set[int]] = {}
-
-    def note(self, state: ModelState) -> int:
-        """Take in a description.
-
-        Returns:
-            How often the worker of this model that died most often did.
-        """
-        deaths = 0
-        for worker, pid in state.workers.items():
-            seen = self._seen.setdefault((state.name, worker), set())
-            if pid > 0:  # -1 until the process has said its id
-                seen.add(pid)
-            deaths = max(deaths, len(seen) - 1)
-        return deaths

@@ -19,7 +19,7 @@ class Settings:
         socket: Where the status service listens.
         grpc_socket: Where the gRPC service listens.
         front: Where the front listens for it.
-        management: Base URL of TorchServe's management API.
+        condition: The file of the server's condition.
         archives: The archives that are served, in the order in which they are loaded.
         max_body: Bytes that a request's body may have.
         patience: Seconds that an answer may take.
@@ -28,7 +28,7 @@ class Settings:
     socket: str
     grpc_socket: str
     front: str
-    management: str
+    condition: str
     archives: list[str]
     max_body: int
     patience: int

@@ -10,16 +10,20 @@ __all__ = ["StopSignals"]
 
 
 class StopSignals:
-    """While entered, SIGINT, SIGTERM and SIGHUP are noted instead of ending the process."""
+    """While entered, SIGINT, SIGTERM and SIGHUP are noted instead of ending the process.
+
+    Attributes:
+        numbers: Those that have come, in their order.
+    """
 
     def __init__(self) -> None:
-        self._requested = False
+        self.numbers: list[int] = []
         self._read_end, self._write_end = -1, -1
 
     @property
     def requested(self) -> bool:
         """Whether a stop was asked for."""
-        return self._requested
+        return bool(self.numbers)
 
     def wait(self, seconds: float) -> bool:
         """Sleep until a stop is asked for, a child ends, or the time has passed.
@@ -27,9 +31,9 @@ class StopSignals:
         Returns:
             Whether a stop was asked for.
         """
-        if not self._requested and select.select([self._read_end], [], [], seconds)[0]:
+        if not self.requested and select.select([self._read_end], [], [], seconds)[0]:
             os.read(self._read_end, 4096)
-        return self._requested
+        return self.requested
 
     def __enter__(self) -> Self:
         # A signal writes a byte here, which wakes wait() up.
@@ -56,7 +60,7 @@ class StopSignals:
         os.close(self._write_end)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._requested = True
+        self.numbers.append(number)
 
 
 def _wake(number: int, frame: FrameType | None) -> None:

@@ -7,16 +7,18 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from server import java, java_cache
 from server.archives import Archive
 from server.config import Addresses, Config
 from server.console import Console
-from server.front import DRAIN_SECONDS, Front, patience
+from server.front import Front, patience
 from server.process import ChildProcess
 from server.processes import Processes
 from server.settings import Settings
+from server.worker_lines import WorkerLines
 from server.workers import machine, model_settings, workers_of
 
 __all__ = ["Run", "start_front", "start_services", "start_torchserve"]
@@ -25,7 +27,8 @@ _ROOT = Path(__file__).resolve().parent.parent
 # Seconds that each may take to end before it is killed; the front has its own limit.
 _STOP_SECONDS = 30.0
 _SERVICE_STOP_SECONDS = 2.0
-_FRONT_STOP_SECONDS = DRAIN_SECONDS + 2.0
+# On top of what requests in flight have.
+_FRONT_STOP_SECONDS = 2.0
 # What they print past their logs: said better here, said too early, or no news.
 _NOISE = re.compile(
     r"Model server started\."
@@ -47,6 +50,9 @@ class Run:
         addresses: Where the server listens.
         scratch: A folder that is gone afterwards.
         console: Where they may print.
+        condition: The file of the server's condition.
+        drain_seconds: What requests in flight have, once a stop was asked for.
+        lines: Remembers what workers print.
     """
 
     config: Config
@@ -55,9 +61,13 @@ class Run:
     addresses: Addresses
     scratch: Path
     console: Console
+    condition: Path
+    drain_seconds: int
+    lines: WorkerLines
 
     def print(self, line: str) -> None:
         """Show a line that a process printed, unless it is no news."""
+        self.lines.note(line)
         if not _NOISE.match(line):
             self.console.line(line)
 
@@ -106,29 +116,36 @@ def start_services(processes: Processes, run: Run, front: Front) -> None:
     settings = run.scratch / "status.json"
     Settings(
         socket=str(front.status_socket),
-        management=run.addresses.management_url,
+        condition=str(run.condition),
         archives=[str(archive.path) for archive in run.archives],
         max_body=run.config.max_body,
         grpc_socket=str(front.grpc_socket),
         front=str(front.own_socket),
         patience=patience(run.config),
     ).write(settings)
-    for name, service in (("status", "server.status"), ("gRPC", "server.grpc_process")):
-        child = ChildProcess(
-            [sys.executable, "-m", service, str(settings)],
-            environment=os.environ,
-            directory=_ROOT,
-            on_line=run.print,
+    for name, service, listens in (
+        ("status", "server.status", front.status_socket),
+        ("gRPC", "server.grpc_process", front.grpc_socket),
+    ):
+        start = partial(
+            _start_service, run, [sys.executable, "-m", service, str(settings)], listens
         )
-        processes.add(f"The {name} service", child, _SERVICE_STOP_SECONDS)
+        processes.add(f"The {name} service", start(), _SERVICE_STOP_SECONDS, again=start)
+
+
+def _start_service(run: Run, command: Sequence[str], listens: Path) -> ChildProcess:
+    # One that was killed leaves its socket behind.
+    listens.unlink(missing_ok=True)
+    return ChildProcess(command, environment=os.environ, directory=_ROOT, on_line=run.print)
 
 
 def start_front(processes: Processes, run: Run, front: Front) -> None:
     """Start HAProxy; told to end, it first lets requests in flight be answered."""
     child = ChildProcess(
         front.command(),
-        environment=front.environment(run.config),
+        environment=front.environment(run.config, run.drain_seconds),
         directory=run.scratch,
         on_line=run.print,
     )
-    processes.add("The front (HAProxy)", child, _FRONT_STOP_SECONDS, signal.SIGUSR1)
+    seconds = run.drain_seconds + _FRONT_STOP_SECONDS
+    processes.add("The front (HAProxy)", child, seconds, signal.SIGUSR1)

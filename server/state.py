@@ -19,6 +19,7 @@ class State:
         pid: The process to send SIGTERM to.
         inference, management, metrics: Base URLs.
         models: Names of the models.
+        condition: The file of its condition, which lies in a folder of its own.
     """
 
     pid: int
@@ -26,6 +27,7 @@ class State:
     management: str
     metrics: str
     models: list[str]
+    condition: str = ""
 
     def write(self, path: Path) -> None:
         """Write the file in one step: whoever sees it sees all of it.

@@ -19,7 +19,9 @@ __all__ = ["main"]
 def main(settings: Settings) -> None:
     """Answer until told to end."""
     catalog = settings.catalog()
-    service = application(catalog, Watch(settings.management), document(catalog, settings.max_body))
+    service = application(
+        catalog, Watch(Path(settings.condition)), document(catalog, settings.max_body)
+    )
     uvicorn.run(
         service,
         uds=settings.socket,

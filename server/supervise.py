@@ -1,33 +1,41 @@
-"""The run of a server: start, wait until every model is ready, serve, stop."""
+"""The run of a server: start, wait until every model is ready, serve, drain, stop."""
 
 import os
 import shutil
+import signal
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from server import java, ports
-from server.archives import Archive, examine
-from server.config import Addresses, Config
+from server.archives import Archive, Selection, examine
+from server.condition import FAILED, READY, Condition
+from server.config import Config
 from server.console import Console
 from server.curl import curl_line
 from server.errors import ServingError
 from server.front import WITHOUT, Front, find_haproxy
+from server.marks import DRAINING, Marks, failed
+from server.monitor import Monitor
 from server.processes import Processes
-from server.readiness import ModelState, NotListening, Restarts, answers_ready, model_state
+from server.readiness import answers_ready
+from server.sample_request import Target, try_model
 from server.signals import StopSignals
 from server.start import Run, start_front, start_services, start_torchserve
 from server.state import State, prepare
+from server.version_watch import Limits
+from server.worker_lines import WorkerLines
 
 __all__ = ["Options", "serve"]
 
-#: A model whose worker died this often while it loaded is given up.
-DEATHS_ALLOWED = 2
 _POLL_SECONDS = 0.1
+_WATCH_SECONDS = 0.5
 _REPORT_SECONDS = 10.0
+# For what is told of a model that was given up in time to be heard.
+_SLACK_SECONDS = 5.0
 # A worker's socket is SCRATCH/.ts.sock.PORT; Linux allows 107 characters.
 _LONGEST_SCRATCH = 90
 
@@ -45,6 +53,10 @@ class Options:
         state: The file to write when ready, if any.
         startup_timeout: Seconds within which every model has to be ready.
         front: Whether HAProxy stands before TorchServe; None for where it is installed.
+        strict: Whether a model that cannot be served ends the others.
+        grace_seconds: How long a server that was told to stop still takes requests.
+        drain_seconds: How long it then has for those that it took.
+        check_seconds: How long after a sample request a model is sent the next.
     """
 
     config: Path
@@ -55,6 +67,10 @@ class Options:
     state: Path | None = None
     startup_timeout: float = 300.0
     front: bool | None = None
+    strict: bool = False
+    grace_seconds: float = 3.0
+    drain_seconds: int = 30
+    check_seconds: float = 300.0
 
 
 def serve(options: Options) -> None:
@@ -80,57 +96,136 @@ def serve(options: Options) -> None:
         console.line(f"Left out: {line}")
     if haproxy is None:
         console.line(WITHOUT)
-    processes = Processes()
+    processes = Processes(console.line)
     with StopSignals() as stop, _scratch() as scratch:
         front = Front(haproxy, scratch, addresses) if haproxy is not None else None
-        run = Run(config, store, archives, addresses, scratch, console)
+        run = Run(
+            config=config,
+            store=store,
+            archives=archives,
+            addresses=addresses,
+            scratch=scratch,
+            console=console,
+            condition=scratch / "condition.json",
+            drain_seconds=options.drain_seconds,
+            lines=WorkerLines(),
+        )
+        watched = _Watched(options, run, selection, processes, front)
         try:
             start_torchserve(processes, run, found_java, home, front)
             if front is not None:
                 start_services(processes, run, front)
                 start_front(processes, run, front)
-            _wait_until_ready(
-                processes,
-                stop=stop,
-                console=console,
-                addresses=addresses,
-                archives=archives,
-                timeout=options.startup_timeout,
-                front=front is not None,
-            )
+            _wait_until_ready(watched, stop, options, front=front is not None)
             if not stop.requested:
-                _announce(addresses, archives, options.state)
-            while not stop.wait(seconds=60):
-                processes.check()
+                _announce(run, watched, options.state)
+            while not stop.wait(_WATCH_SECONDS):
+                watched.look()
         finally:
             console.clear()
             if options.state is not None:
                 options.state.unlink(missing_ok=True)
             if stop.requested:
                 console.line("Stopping.")
+                if front is not None:
+                    _drain(watched, processes, stop, options)
             processes.stop()
 
 
+class _Watched:
+    """The condition of a run, kept up to date for all who ask."""
+
+    def __init__(
+        self,
+        options: Options,
+        run: Run,
+        selection: Selection,
+        processes: Processes,
+        front: Front | None,
+    ) -> None:
+        addresses = run.addresses
+        host = addresses.ports["inference"][0]
+        target = (
+            Target(front.inference_socket) if front else Target(None, host, addresses.inference)
+        )
+        self.run = run
+        self.draining = False
+        self.condition = Condition()
+        self._options, self._processes = options, processes
+        self._left_out = {f"archive {n}": line for n, line in enumerate(selection.left_out, 1)}
+        self._marks = Marks(front.admin_socket, front.marks_file) if front else None
+        self._monitor = Monitor(
+            addresses.management_url,
+            run.archives,
+            check=lambda archive: try_model(target, archive, run.config.model_seconds),
+            lines=run.lines,
+            limits=Limits(
+                startup_seconds=options.startup_timeout, check_seconds=options.check_seconds
+            ),
+            say=run.console.line,
+        )
+        self.condition.write(run.condition)
+
+    def look(self) -> Condition:
+        """Look at everything once, and tell.
+
+        Raises:
+            ServingError: A process ended, or no model is left that can be served; or one cannot be
+                where all have to be.
+        """
+        self._processes.check()
+        parts = self._left_out | self._processes.problems
+        condition = self._monitor.look(draining=self.draining, parts=parts)
+        if condition != self.condition:
+            condition.write(self.run.condition)
+            self.condition = condition
+        os.utime(self.run.condition)
+        lost = [one for one in condition.models if one.state == FAILED]
+        if self._marks is not None:
+            self._marks.set(self._marked([(one.name, one.version) for one in lost]))
+        if lost and (self._options.strict or len(lost) == len(condition.models)):
+            raise ServingError("; ".join(self._said(one.name, one.problem) for one in lost))
+        return condition
+
+    def serves(self, archive: Archive) -> bool:
+        """Whether a model was not given up."""
+        return (archive.name, archive.version) not in {
+            (one.name, one.version) for one in self.condition.models if one.state == FAILED
+        }
+
+    def _marked(self, lost: Sequence[tuple[str, str]]) -> set[str]:
+        found = {failed(name, version) for name, version in lost}
+        # Without a version, the one that TorchServe took in first is meant.
+        defaults = {one.name: one.version for one in reversed(self.run.archives)}
+        found |= {failed(name) for name, version in lost if defaults[name] == version}
+        return found | ({DRAINING} if self.draining else set())
+
+    def _said(self, name: str, problem: str | None) -> str:
+        files = ", ".join(one.path.name for one in self.run.archives if one.name == name)
+        return f"Model {name!r} ({files}) cannot be served: {problem}; lines above say why."
+
+
 def _wait_until_ready(
-    processes: Processes,
-    *,
-    stop: StopSignals,
-    console: Console,
-    addresses: Addresses,
-    archives: Sequence[Archive],
-    timeout: float,
-    front: bool,
+    watched: _Watched, stop: StopSignals, options: Options, *, front: bool
 ) -> None:
     started = time.monotonic()
-    names = sorted({archive.name for archive in archives})
-    loading = dict.fromkeys(names, "waiting for TorchServe")
-    restarts = Restarts()
+    console = watched.run.console
+    names = sorted({archive.name for archive in watched.run.archives})
     reported: tuple[list[str], float] = ([], -_REPORT_SECONDS)
-    while loading and not stop.requested:
+    while not stop.requested:
+        condition = watched.look()
+        moving = [one for one in condition.models if one.state not in (READY, FAILED)]
+        loading = dict.fromkeys(names, "waiting for TorchServe")
+        if condition.live:
+            loading = {one.name: one.problem or one.state for one in moving}
+            if not loading and front and not answers_ready(watched.run.addresses.inference_url):
+                loading = dict.fromkeys(names, "waiting for the front")
+        if not loading:
+            break
         elapsed = time.monotonic() - started
-        if elapsed > timeout:
+        if elapsed > options.startup_timeout + _SLACK_SECONDS:
             raise ServingError(
-                f"Not ready within {timeout:g} seconds: "
+                f"Not ready within {options.startup_timeout:g} seconds: "
                 + ", ".join(f"{name} ({why})" for name, why in loading.items())
                 + ". Lines above may say why; --startup-timeout gives more time."
             )
@@ -142,37 +237,34 @@ def _wait_until_ready(
             )
             reported = (pending, elapsed)
         stop.wait(_POLL_SECONDS)
-        processes.check()
-        for name in pending:
-            try:
-                state = model_state(addresses.management_url, name)
-            except NotListening:
-                break
-            _give_up_if_hopeless(state, restarts.note(state), archives)
-            if state.problem is None:
-                del loading[name]
-            else:
-                loading[name] = state.problem
-        if not loading and front and not answers_ready(addresses.inference_url):
-            loading = dict.fromkeys(names, "waiting for the front")
     console.clear()
 
 
-def _give_up_if_hopeless(state: ModelState, deaths: int, archives: Sequence[Archive]) -> None:
-    files = ", ".join(archive.path.name for archive in archives if archive.name == state.name)
-    if not state.registered:
-        # TorchServe takes in all archives before it listens.
-        raise ServingError(
-            f"TorchServe could not take in model {state.name!r} ({files}); lines above say why."
-        )
-    if not state.ready and deaths >= DEATHS_ALLOWED:
-        raise ServingError(
-            f"Model {state.name!r} ({files}) cannot be loaded: its worker died {deaths} times "
-            "while loading it; lines above say why."
-        )
+def _drain(watched: _Watched, processes: Processes, stop: StopSignals, options: Options) -> None:
+    """Let whoever sends requests find out, then answer those that came, before anything ends.
+
+    A second signal ends either at once; nobody at a terminal, and nobody who knows already, waits
+    for the first.
+    """
+    told = watched.condition.ready and stop.numbers[0] == signal.SIGTERM
+    grace = options.grace_seconds if told else 0.0
+    watched.draining = True
+    with suppress(ServingError):
+        watched.look()
+        _until(lambda: watched.look() is None, grace, stop)
+        processes.ask_last()
+        _until(processes.last_ended, options.drain_seconds, stop)
 
 
-def _announce(addresses: Addresses, archives: Sequence[Archive], state: Path | None) -> None:
+def _until(done: Callable[[], bool], seconds: float, stop: StopSignals) -> None:
+    deadline = time.monotonic() + seconds
+    while len(stop.numbers) < 2 and time.monotonic() < deadline and not done():
+        time.sleep(_POLL_SECONDS)
+
+
+def _announce(run: Run, watched: _Watched, state: Path | None) -> None:
+    addresses = run.addresses
+    archives = [archive for archive in run.archives if watched.serves(archive)]
     print(f"Ready: inference {addresses.inference_url}, management {addresses.management_url}, "
           f"metrics {addresses.metrics_url}/metrics")  # fmt: skip
     for archive in archives:
@@ -185,6 +277,7 @@ def _announce(addresses: Addresses, archives: Sequence[Archive], state: Path | N
             management=addresses.management_url,
             metrics=addresses.metrics_url,
             models=sorted({archive.name for archive in archives}),
+            condition=str(run.condition),
         ).write(state)
 
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["Answer", "Client"]
+__all__ = ["Answer", "Client", "UnixConnection"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Client:
             OSError, http.client.HTTPException: It did not come at all.
         """
         kept = getattr(self._own, "connection", None)
-        connection = self._own.connection = kept or _Connection(self._path)
+        connection = self._own.connection = kept or UnixConnection(self._path)
         try:
             return _ask(connection, url, body, headers, timeout)
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
@@ -51,19 +51,27 @@ class Client:
             raise
 
 
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost")
+class UnixConnection(http.client.HTTPConnection):
+    """A connection to a socket.
+
+    Args:
+        path: The socket.
+        timeout: Seconds that anything may take.
+    """
+
+    def __init__(self, path: str, timeout: float | None = None) -> None:
+        super().__init__("localhost", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
+        """Make it."""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
 
 
 def _ask(
-    connection: _Connection, url: str, body: bytes, headers: Mapping[str, str], timeout: float
+    connection: UnixConnection, url: str, body: bytes, headers: Mapping[str, str], timeout: float
 ) -> Answer:
     connection.timeout = timeout
     if connection.sock is not None:

@@ -21,11 +21,12 @@ import pytest
 from server import health, java, ports
 from server.__main__ import main
 from server.archives import default_name, examine, find_archives, read_archive, select
+from server.condition import FAILED, READY, Condition, ModelCondition
 from server.config import DEFAULT_CONFIG, Config, parse_properties
 from server.console import Console
 from server.curl import curl_line
 from server.errors import ServingError, UsageError
-from server.readiness import ModelState, NotListening, Restarts, judge, model_state, unready
+from server.readiness import NotListening, judge, model_state, unready
 from server.state import State, prepare
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -283,14 +284,6 @@ def test_ready_is_every_worker_of_every_version(versions, problem):
     assert judge("m", versions).problem == problem
 
 
-def test_a_worker_that_is_started_again_is_counted():
-    restarts = Restarts()
-    starts = [-1, -1, 10, 10, 11, 11, 12]
-    counts = [restarts.note(ModelState("m", "loading", workers={"9000": pid})) for pid in starts]
-    assert counts == [0, 0, 0, 0, 1, 1, 2]
-    assert restarts.note(ModelState("other", "loading", workers={"9000": 99})) == 0
-
-
 @pytest.fixture
 def management():
     """A management API whose models are the dictionary that comes with its URL."""
@@ -352,15 +345,44 @@ def test_health_without_a_state_expects_the_archives_of_the_store(management, st
     url, models = management
     models.update(echo=[description("READY")])
     given = {"config": DEFAULT_CONFIG, "store": store, "management": url}
-    assert health.report(**given) == "not ready: second (not loaded by TorchServe)"
+    assert health.report(**given).text == "not ready: second (not loaded by TorchServe)"
     models.update(second=[description("READY")])
-    assert health.report(**given) is None
+    assert health.report(**given) == health.Report(ready=True, degraded=False, text="ready")
 
 
 def test_health_says_when_nobody_listens(store, addresses):
     free = ports.choose(addresses, 0, None).management_url
     report = health.report(config=DEFAULT_CONFIG, store=store, management=free)
-    assert "does not answer" in report
+    assert not report.ready
+    assert "does not answer" in report.text
+
+
+def test_health_reads_what_the_supervisor_says(tmp_path, capsys):
+    path, state = tmp_path / "condition.json", tmp_path / "state.json"
+    url = "http://127.0.0.1:1"
+    State(1, url, url, url, ["good"], str(path)).write(state)
+    good = ModelCondition("good", "1.0", READY, 1, 1, "answered")
+    lost = ModelCondition("lost", "1.0", FAILED, problem="it died", lines=("RuntimeError: x",))
+    arguments = ["health", "--state", str(state)]
+    Condition(True, models=(good,)).write(path)
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == "ready\n"
+    Condition(True, models=(good, lost)).write(path)
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == "degraded: model lost: it died\n  lost: RuntimeError: x\n"
+    assert main([*arguments, "--strict"]) == 1
+    Condition(True, draining=True, models=(good,)).write(path)
+    assert main(arguments) == 1
+    assert "stopping" in capsys.readouterr().out
+
+
+def test_health_asks_the_front_where_no_state_is_named(management, monkeypatch, tmp_path):
+    url, _ = management
+    config = tmp_path / "config.properties"
+    config.write_text(f"inference_address={url}\n")
+    told = {"status": "unready", "ready": False, "problems": [{"what": "model m", "why": "gone"}]}
+    monkeypatch.setattr("server.health._told", lambda asked: told if asked == url else None)
+    assert health.report(config=config).text == "not ready: model m: gone"
 
 
 # State and console
@@ -527,16 +549,23 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         global asked
         asked += 1
-        if mode == "skips":
+        name = self.path.split("/")[2]
+        if mode == "skips" or (mode == "lacks" and name == "echo"):
             self.send_error(404)
             return
-        ready = mode == "works" and asked > 2
-        pid = 5 if mode == "hangs" else asked // 2 + 5
+        ready = mode in ("works", "lacks") and asked > 2
+        # One that runs, or others that have ended.
+        pid = os.getpid() if ready or mode == "hangs" else asked + 10_000_000
         worker = dict(id="9000", status="READY" if ready else "UNLOADING", pid=pid)
-        body = json.dumps([dict(minWorkers=1, workers=[worker])]).encode()
+        version = dict(echo="1.0", second="2.1")[name]
+        body = json.dumps([dict(modelVersion=version, minWorkers=1, workers=[worker])]).encode()
         self.send_response(200)
         self.end_headers()
         self.wfile.write(body)
+    def do_PUT(self):
+        print("scaled", self.path, flush=True)
+        self.send_response(202)
+        self.end_headers()
     def log_message(self, *arguments):
         pass
 
@@ -633,8 +662,8 @@ def test_a_stop_is_heeded_while_models_load(run):
     ("mode", "sentence"),
     [
         ("dies", "TorchServe ended without having been asked to (exit code 3)"),
-        ("skips", "TorchServe could not take in model 'echo' (echo.mar)"),
-        ("loads", "Model 'echo' (echo.mar) cannot be loaded: its worker died 2 times"),
+        ("skips", "Model 'echo' (echo.mar) cannot be served: TorchServe could not take it in"),
+        ("loads", "Model 'echo' (echo.mar) cannot be served: its worker died 2 times"),
     ],
 )
 def test_what_cannot_be_served_ends_the_run_with_1(run, mode, sentence):
@@ -650,7 +679,25 @@ def test_models_that_never_load_are_named_when_the_time_is_over(run):
     process, _ = run("hangs", "--models", "echo", "--startup-timeout", "0.3")
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert "Not ready within 0.3 seconds: echo (" in errors
+    assert "Model 'echo' (echo.mar) cannot be served: not ready within 0.3 seconds" in errors
+    assert "scaled /models/echo/1.0?min_worker=0&max_worker=0" in errors
+
+
+def test_a_model_that_cannot_be_served_leaves_the_others_unless_all_have_to_be(run):
+    process, path = run("lacks")
+    while not path.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    assert State.read(path).models == ["second"]
+    process.send_signal(signal.SIGTERM)
+    code, output, errors = end(process)
+    assert code == 0, errors
+    assert "predictions/echo" not in output
+    assert "'echo' (echo.mar) cannot be served: TorchServe could not take it in" in errors
+    process, path = run("lacks", "--strict")
+    code, _, errors = end(process)
+    assert code == 1
+    assert not path.exists()
 
 
 def test_no_other_room_and_no_torch_is_imported():

@@ -1,4 +1,4 @@
-"""The status service over HTTP, before a management API that is a dictionary."""
+"""The status service over HTTP, beside a supervisor that says what it is told."""
 
 import json
 import shutil
@@ -15,11 +15,11 @@ import uvicorn
 import server
 from formats.signature import Signature, TensorSpec
 from server.catalog import Catalog, Served
+from server.condition import FAILED, READY, RECOVERING, Condition, ModelCondition
 from server.config import DEFAULT_CONFIG, Config
 from server.endpoints import application
 from server.errors import UsageError
 from server.front import Front, find_haproxy
-from server.readiness import NotListening
 from server.unix_http import Client
 from server.watch import Watch
 from tests.conftest import ROOT
@@ -31,54 +31,48 @@ CLOSE = {"Connection": "close"}
 CATALOG = Catalog([Served("m", "1.0", SIGNATURE), Served("m", "2.0"), Served("other", "1.0")])
 
 
-class Management:
-    """Describes models, counts how often it was asked, and can be slow or gone."""
+VERSIONS = [("m", "1.0"), ("m", "2.0"), ("other", "1.0")]
 
-    def __init__(self):
-        self.ready = {"m": ["1.0", "2.0"], "other": ["1.0"]}
-        self.asked, self.gone, self.slow = 0, False, 0.0
 
-    def __call__(self, url, name, timeout):
-        self.asked += 1
-        time.sleep(self.slow)
-        if self.gone:
-            raise NotListening("gone")
-        versions = CATALOG.versions(name)
-        return [
-            {
-                "modelVersion": version,
-                "minWorkers": 1,
-                "workers": [
-                    {"id": "1", "pid": 1, "status": "READY" if version in self.ready[name] else "X"}
-                ],
-            }
-            for version in versions
+class Supervisor:
+    """Says which versions are ready."""
+
+    def __init__(self, path):
+        self._path = path
+        self.say()
+
+    def say(self, *, missing=(), failed=(), **facts):
+        models = [
+            ModelCondition(name, version, state, problem=problem)
+            for name, version in VERSIONS
+            for state, problem in [
+                (FAILED, "it died")
+                if (name, version) in failed
+                else (RECOVERING, "0 of 1 workers ready")
+                if (name, version) in missing
+                else (READY, None)
+            ]
         ]
+        Condition(**{"live": True, "models": tuple(models), **facts}).write(self._path)
 
 
 @pytest.fixture
-def management(monkeypatch):
-    described = Management()
-    monkeypatch.setattr("server.watch.descriptions", described)
-    return described
+def supervisor(tmp_path):
+    return Supervisor(tmp_path / "condition.json")
 
 
 @pytest.fixture
-def ask(management):
-    now = [0.0]
-    app = application(CATALOG, Watch("http://x", clock=lambda: now[0]), {"openapi": "3.1.0"})
+def ask(supervisor, tmp_path):
+    app = application(CATALOG, Watch(tmp_path / "condition.json"), {"openapi": "3.1.0"})
     service = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", access_log=False))
     thread = threading.Thread(target=service.run)
     thread.start()
     while not service.started:
         time.sleep(0.01)
     port = service.servers[0].sockets[0].getsockname()[1]
-
-    def ask(path, method="GET"):
-        now[0] += 2  # what was remembered is old
-        return requests.request(method, f"http://127.0.0.1:{port}{path}", timeout=5)
-
-    yield ask
+    yield lambda path, method="GET": requests.request(
+        method, f"http://127.0.0.1:{port}{path}", timeout=5
+    )
     service.should_exit = True
     thread.join(10)
 
@@ -105,8 +99,8 @@ def test_metadata_comes_from_the_signature(ask):
     assert ask("/v2/models/m/versions/2.0").json()["inputs"] == []
 
 
-def test_one_version_that_is_not_ready(ask, management):
-    management.ready["m"] = ["1.0"]
+def test_one_version_that_is_not_ready(ask, supervisor):
+    supervisor.say(missing=[("m", "2.0")])
     assert ask("/v2/models/m/versions/1.0/ready").json() == {"name": "m", "ready": True}
     answer = ask("/v2/models/m/versions/2.0/ready")
     assert (answer.status_code, answer.json()) == (503, {"name": "m", "ready": False})
@@ -115,11 +109,31 @@ def test_one_version_that_is_not_ready(ask, management):
     assert ask("/v2/models/other/ready").status_code == 200
     assert ask("/ping").json()["models"] == {"m": "0 of 1 workers ready"}
     assert ask("/v2/health/live").status_code == 200
+    health = ask("/health")
+    assert (health.status_code, health.json()["status"]) == (503, "unready")
+    assert health.json()["problems"] == [{"what": "model m 2.0", "why": "0 of 1 workers ready"}]
 
 
-def test_nothing_is_ready_when_torchserve_does_not_answer(ask, management):
-    management.gone = True
-    for path in ("/ping", "/v2/health/live", "/v2/health/ready", "/v2/models/m/ready"):
+def test_a_model_that_was_given_up_does_not_keep_the_others_from_being_ready(ask, supervisor):
+    supervisor.say(failed=[("other", "1.0")])
+    assert ask("/ping").status_code == ask("/v2/health/ready").status_code == 200
+    assert ask("/v2/models/other/ready").status_code == 503
+    health = ask("/health")
+    assert (health.status_code, health.json()["status"]) == (200, "degraded")
+    assert health.json()["problems"] == [{"what": "model other", "why": "it died"}]
+
+
+def test_a_server_that_stops_is_live_and_not_ready(ask, supervisor):
+    supervisor.say(draining=True)
+    assert ask("/v2/health/live").status_code == 200
+    for path in ("/ping", "/health", "/v2/health/ready", "/v2/models/m/ready"):
+        assert ask(path).status_code == 503
+    assert ask("/health").json()["status"] == "stopping"
+
+
+def test_nothing_is_ready_when_torchserve_does_not_answer(ask, supervisor):
+    supervisor.say(live=False)
+    for path in ("/ping", "/health", "/v2/health/live", "/v2/health/ready", "/v2/models/m/ready"):
         assert ask(path).status_code == 503
     assert ask("/v2/models/m").status_code == 200
 
@@ -146,17 +160,6 @@ def test_errors_have_the_form_of_their_path(ask, method, path, status, code):
     assert answer.headers.get("allow") == ("GET, HEAD" if status == 405 else None)
 
 
-def test_probes_do_not_pile_up(management):
-    management.slow = 0.2
-    watch = Watch("http://x")
-    threads = [threading.Thread(target=watch.problem, args=("m",)) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert management.asked == 1
-
-
 def test_a_front_that_is_wanted_has_to_be_installed(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert find_haproxy(None) is None
@@ -174,9 +177,10 @@ def test_the_version_is_the_projects():
 def test_haproxy_takes_its_configuration(tmp_path):
     config = Config.read(DEFAULT_CONFIG)
     front = Front(Path(shutil.which("haproxy")), tmp_path, config.addresses())
+    front.marks_file.touch()
     command = [*front.command(), "-c"]
     checked = subprocess.run(
-        command, env=front.environment(config), capture_output=True, text=True, check=False
+        command, env=front.environment(config, 30), capture_output=True, text=True, check=False
     )
     assert checked.returncode == 0, checked.stderr
     assert "WARNING" not in checked.stderr
@@ -186,8 +190,9 @@ def test_haproxy_takes_its_configuration(tmp_path):
 def test_a_front_with_nothing_behind_it_says_so_in_the_form_of_the_path(tmp_path):
     config = Config.read(DEFAULT_CONFIG)
     front = Front(Path(shutil.which("haproxy")), tmp_path, config.addresses())
+    front.marks_file.touch()
     public = tmp_path / "public.sock"
-    environment = front.environment(config) | {"VITRINE_BIND": f"unix@{public}"}
+    environment = front.environment(config, 30) | {"VITRINE_BIND": f"unix@{public}"}
     process = subprocess.Popen(front.command(), env=environment)
     try:
         deadline = time.monotonic() + 10
