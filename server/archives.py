@@ -57,10 +57,12 @@ class Selection:
     Attributes:
         archives: Those that are whole.
         left_out: For each damaged one, a line that names it and what is damaged in it.
+        lost: The same ones' models, by their names or else their files'.
     """
 
     archives: list[Archive]
     left_out: list[str]
+    lost: list[str]
 
 
 def read_archive(path: Path) -> Archive:
@@ -162,7 +164,9 @@ def examine(store: Path, wanted: Sequence[str] | None) -> Selection:
     if not sound:
         raise ServingError("; ".join([*left_out, "nothing is left to serve"]))
     _check_distinct(sound)
-    return Selection(sound, left_out)
+    lost = [default_name(path.name) for path in broken]
+    lost += [one.name for one, damage in zip(chosen, verdicts, strict=True) if damage is not None]
+    return Selection(sound, left_out, lost)
 
 
 def _damage(path: Path) -> str | None:

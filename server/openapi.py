@@ -85,12 +85,30 @@ def _server_paths() -> Schema:
         "version": {"type": "string"},
         "extensions": {"type": "array", "items": {"type": "string"}},
     }
+    status = {"enum": ["ready", "degraded", "unready", "stopping"]}
+    problem = _object({"what": {"type": "string"}, "why": {"type": "string"}})
+    workers = _object({"ready": {"type": "integer"}, "expected": {"type": "integer"}})
+    model = {
+        "name": {"type": "string"},
+        "version": {"type": "string"},
+        "state": {"enum": ["loading", "ready", "recovering", "failed"]},
+        "workers": workers,
+        "inference": {"type": "string"},
+    }
+    health = {
+        "status": status,
+        "live": flag,
+        "ready": flag,
+        "models": {"type": "array", "items": _object(model)},
+        "problems": {"type": "array", "items": problem},
+    }
     names = {"models": {"type": "array", "items": {"type": "string"}}}
     return {
-        "/ping": _get("Whether every model is ready.", {"status": {"type": "string"}}, (503,)),
+        "/ping": _get("Whether it is ready.", {"status": {"type": "string"}}, (503,)),
+        "/health": _get("What is ready, and what is wrong with what.", health, (503,)),
         "/v2": _get("The server.", about),
         "/v2/health/live": _get("Whether TorchServe answers.", {"live": flag}, (503,)),
-        "/v2/health/ready": _get("Whether every model is ready.", {"ready": flag}, (503,)),
+        "/v2/health/ready": _get("Whether it is ready.", {"ready": flag}, (503,)),
         "/v1/models": _get("The models.", names),
         "/openapi.json": _get("This document.", {"openapi": {"type": "string"}}),
     }

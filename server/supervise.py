@@ -152,7 +152,10 @@ class _Watched:
         self.draining = False
         self.condition = Condition()
         self._options, self._processes = options, processes
-        self._left_out = {f"archive {n}": line for n, line in enumerate(selection.left_out, 1)}
+        left_out = zip(selection.lost, selection.left_out, strict=True)
+        self._left_out = {f"model {name}": line for name, line in left_out}
+        served = {archive.name for archive in run.archives}
+        self._lost = {failed(name) for name in selection.lost if name not in served}
         self._marks = Marks(front.admin_socket, front.marks_file) if front else None
         self._monitor = Monitor(
             addresses.management_url,
@@ -198,7 +201,7 @@ class _Watched:
         # Without a version, the one that TorchServe took in first is meant.
         defaults = {one.name: one.version for one in reversed(self.run.archives)}
         found |= {failed(name) for name, version in lost if defaults[name] == version}
-        return found | ({DRAINING} if self.draining else set())
+        return self._lost | found | ({DRAINING} if self.draining else set())
 
     def _said(self, name: str, problem: str | None) -> str:
         files = ", ".join(one.path.name for one in self.run.archives if one.name == name)

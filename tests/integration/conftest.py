@@ -55,7 +55,7 @@ def running(store: Path, folder: Path, *options: str, **environment: str) -> Ite
     command = [sys.executable, "-m", "server", "--port", "0", "--model-store", str(store)]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*command, "--state", str(state), *options],
+            [*command, "--state", str(state), "--grace-seconds", "0", *options],
             cwd=ROOT,
             env=os.environ | environment,
             stdout=output,

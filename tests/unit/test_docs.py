@@ -45,5 +45,9 @@ def test_every_error_code_is_on_the_page_of_requests():
     assert {code for code in codes if f"`{code}`" not in page} == set()
 
 
+def test_the_page_of_operations_stays_short():
+    assert len((ROOT / "docs" / "operations.md").read_text().splitlines()) <= 100
+
+
 def test_the_page_of_requests_stays_short():
     assert len((ROOT / "docs" / "requests.md").read_text().splitlines()) <= 120

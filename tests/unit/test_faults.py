@@ -1,4 +1,4 @@
-"""Errors of torch that end a worker, and those that do not. There is no GPU here: texts are CUDA's."""
+"""Errors of torch that end a worker, and those that do not; with CUDA's texts, without a GPU."""
 
 import json
 import zipfile
@@ -69,7 +69,7 @@ def failing():
 
 
 def test_it_is_no_error_of_one_request():
-    with pytest.raises(DeviceLost, match="^CUDA error: device-side assert triggered$"):
+    with pytest.raises(DeviceLost, match=r"^CUDA error: device-side assert triggered$"):
         failing()
     assert not issubclass(DeviceLost, Exception)
 
