@@ -114,20 +114,24 @@ def try_model(target: Target, archive: Archive, timeout: float) -> Outcome:
 def _outcome(status: int, body: bytes) -> Outcome:
     if status == 200:
         return Outcome(True, "answered")
-    message = _message(body)
+    kind, message = _error(body)
     said = f"its sample request was answered {status}: {message}"
-    # A full queue, or a worker that died with it: what became of the worker is seen elsewhere.
-    busy = status == 503 or message.startswith("Worker died")
+    # A full queue, or a worker that died with it: what became of the worker is seen elsewhere. A
+    # handler that raises is 503 to TorchServe too.
+    busy = status == 503 and kind != "InternalServerException"
+    busy = busy or message.startswith("Worker died")
     return Outcome(None if busy else False, said)
 
 
-def _message(body: bytes) -> str:
+def _error(body: bytes) -> tuple[str, str]:
+    """TorchServe's type of an error, if it is one of its own, and what it says."""
     try:
         document = json.loads(body)
         error = document.get("error", document)
-        return str(error["message"] if isinstance(error, dict) else error)[:300]
+        message = str(error["message"] if isinstance(error, dict) else error)[:300]
+        return str(document.get("type")), message
     except (ValueError, KeyError, AttributeError):
-        return ascii(body[:300].decode("utf-8", "replace"))[1:-1]
+        return "", ascii(body[:300].decode("utf-8", "replace"))[1:-1]
 
 
 def _warm_up(folder: Path) -> SampleRequest | None:

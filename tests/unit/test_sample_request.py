@@ -1,4 +1,4 @@
-"""The request that shows whether a model answers: made from its archive, and what its answer says."""
+"""The request that shows whether a model answers, from its archive, and what its answer says."""
 
 import json
 import shutil
@@ -75,8 +75,8 @@ def torchserve():
         thread.join()
 
 
-def error(message):
-    return json.dumps({"code": 500, "type": "XException", "message": message}).encode()
+def error(message, kind="InternalServerException"):
+    return json.dumps({"code": 500, "type": kind, "message": message}).encode()
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,8 @@ def error(message):
         (500, error("it broke"), False, "answered 500: it broke"),
         (400, b'{"error": {"code": "wrong_shape", "message": "too long"}}', False, "400: too long"),
         (500, b"<html>", False, "500: <html>"),
-        (503, error("no worker is available"), None, "503"),
+        (503, error("no worker is available", "ServiceUnavailableException"), None, "503"),
+        (503, error("Prediction failed"), False, "503: Prediction failed"),
         (500, error("Worker died."), None, "Worker died."),
         (None, b"", None, "was not answered"),
     ],
