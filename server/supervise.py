@@ -34,8 +34,6 @@ __all__ = ["Options", "serve"]
 _POLL_SECONDS = 0.1
 _WATCH_SECONDS = 0.5
 _REPORT_SECONDS = 10.0
-# For what is told of a model that was given up in time to be heard.
-_SLACK_SECONDS = 5.0
 # A worker's socket is SCRATCH/.ts.sock.PORT; Linux allows 107 characters.
 _LONGEST_SCRATCH = 90
 
@@ -119,7 +117,7 @@ def serve(options: Options) -> None:
             _wait_until_ready(watched, stop, options, front=front is not None)
             if not stop.requested:
                 _announce(run, watched, options.state)
-            while not stop.wait(_WATCH_SECONDS):
+            while not stop.wait(_WATCH_SECONDS if watched.condition.ready else _POLL_SECONDS):
                 watched.look()
         finally:
             console.clear()
@@ -226,7 +224,8 @@ def _wait_until_ready(
         if not loading:
             break
         elapsed = time.monotonic() - started
-        if elapsed > options.startup_timeout + _SLACK_SECONDS:
+        # Once TorchServe listens, a model that takes too long is given up by itself.
+        if elapsed > options.startup_timeout and not (condition.live and moving):
             raise ServingError(
                 f"Not ready within {options.startup_timeout:g} seconds: "
                 + ", ".join(f"{name} ({why})" for name, why in loading.items())

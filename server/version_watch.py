@@ -76,9 +76,11 @@ class VersionWatch:
     def described(self, description: Mapping[str, Any], now: float) -> None:
         """Take in what the management API says of it."""
         workers = description["workers"]
-        self._expected = max(int(description["minWorkers"]), len(workers))
         up = [one for one in workers if one["status"] == "READY" and alive(one["pid"])]
         self._pids = frozenset(one["pid"] for one in up)
+        # One that was given up should have workers, and does not.
+        if self._pids or self.failure is None:
+            self._expected = max(int(description["minWorkers"]), len(workers))
         if self._pids and self.failure is not None:
             # Somebody has given it workers again.
             self.failure, self.lines, self._refusals = None, (), 0

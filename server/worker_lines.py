@@ -10,7 +10,10 @@ __all__ = ["WorkerLines"]
 _LINE: Final = re.compile(
     r"\d\d:\d\d:\d\d \[W-\d+-(?P<model>.+)-(stdout|stderr)(_MODEL_LOG)?\] (?P<text>.*)"
 )
-_KEPT: Final = 20
+# What TorchServe's own worker prints after that is about itself.
+_END: Final = "Backend worker process died."
+_KEPT: Final = 60
+_TOLD: Final = 20
 _LONGEST: Final = 300
 
 
@@ -29,4 +32,7 @@ class WorkerLines:
 
     def last(self, name: str, version: str) -> tuple[str, ...]:
         """The last lines of a version of a model, the oldest first."""
-        return tuple(self._lines.get(f"{name}_{version}", ()))
+        lines = list(self._lines.get(f"{name}_{version}", ()))
+        if _END in lines:
+            del lines[len(lines) - 1 - lines[::-1].index(_END) :]
+        return tuple(lines[-_TOLD:])

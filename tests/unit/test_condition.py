@@ -341,7 +341,8 @@ def test_the_last_lines_of_each_worker_are_remembered():
     lines = WorkerLines()
     for n in range(30):
         lines.note(f"12:00:00 [W-9000-my_model_1.0-stdout] line {n}")
-    lines.note("12:00:00 [W-9001-my_model_2.0-stderr] other")
+    for text in ("other", "Backend worker process died.", "Traceback", "RuntimeError: 500"):
+        lines.note(f"12:00:00 [W-9001-my_model_2.0-stderr] {text}")
     lines.note("12:00:00 WARN  [main] nothing of a worker's")
     kept = lines.last("my_model", "1.0")
     assert (len(kept), kept[-1]) == (20, "line 29")
