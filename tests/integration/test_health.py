@@ -168,8 +168,8 @@ def test_a_gpu_that_is_lost_costs_the_requests_of_one_batch(server):
     assert lost.status_code == 503, lost.text
     assert lost.json()["error"]["code"] == "worker_died"
     assert "retry-after" in lost.headers
+    wait(lambda: server.worker_pids("lost_gpu") not in ([before], [-1]), 60)
     wait(lambda: get(server, "/v2/models/lost_gpu/ready").ok, 60)
-    assert server.worker_pids("lost_gpu") != [before]
     assert server.post("/predictions/lost_gpu", [[1.0, 2.0]]).status_code == 200
 
 
