@@ -5,10 +5,12 @@
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from server.access import Access
 from server.config import DEFAULT_CONFIG
 from server.describe import openapi_text
 from server.errors import ServerError
@@ -95,6 +97,22 @@ def _serve(arguments: Sequence[str]) -> int:
         help="send each model its sample request this often to see whether it answers (default: "
         "%(default)g)",
     )
+    parser.add_argument(
+        "--api-keys",
+        type=Path,
+        default=_path("VITRINE_API_KEYS"),
+        metavar="FILE",
+        help="ask for one of the API keys in this file, a line `[NAME:]KEY [MODEL ...]` for each; "
+        "it may change meanwhile (default: VITRINE_API_KEYS; without it, anybody may ask)",
+    )
+    parser.add_argument(
+        "--tls",
+        type=Path,
+        default=_path("VITRINE_TLS"),
+        metavar="FILE",
+        help="speak TLS with the certificate, chain and key in this PEM file; it may change "
+        "meanwhile (default: VITRINE_TLS; without it, no TLS)",
+    )
     given = parser.parse_args(arguments)
     try:
         serve(
@@ -111,6 +129,10 @@ def _serve(arguments: Sequence[str]) -> int:
                 grace_seconds=given.grace_seconds,
                 drain_seconds=given.drain_seconds,
                 check_seconds=given.check_seconds,
+                access=Access(
+                    keys=given.api_keys and given.api_keys.absolute(),
+                    tls=given.tls and given.tls.absolute(),
+                ),
             )
         )
     except ServerError as error:
@@ -194,6 +216,11 @@ def _whole_seconds(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of seconds from 1 on")
     return int(text)
+
+
+def _path(variable: str) -> Path | None:
+    value = os.environ.get(variable)
+    return Path(value) if value else None
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

@@ -34,6 +34,7 @@ class Addresses:
         bind: Address of the inference API; the others stay on `local`.
         inference, management, metrics, grpc_inference, grpc_management: Ports.
         local: Address of everything but inference.
+        tls: Whether the inference API speaks TLS.
     """
 
     bind: str
@@ -43,6 +44,7 @@ class Addresses:
     grpc_inference: int
     grpc_management: int
     local: str = "127.0.0.1"
+    tls: bool = False
 
     @property
     def ports(self) -> dict[str, tuple[str, int]]:
@@ -60,7 +62,7 @@ class Addresses:
         """Base URL of the inference API, as reached from this machine."""
         everywhere = self.bind == "0.0.0.0"  # noqa: S104 (compared, not bound)
         host = "127.0.0.1" if everywhere else self.bind
-        return f"http://{host}:{self.inference}"
+        return f"{'https' if self.tls else 'http'}://{host}:{self.inference}"
 
     @property
     def management_url(self) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,18 +17,20 @@ def prediction_url(base: str, name: str) -> str:
     return f"{base}/predictions/{quote(name, safe='')}"
 
 
-def curl_line(base: str, name: str, sample: Path | None) -> str:
+def curl_line(base: str, name: str, sample: Path | None, options: Sequence[str] = ()) -> str:
     """The command that sends a model's sample request; without a sample, only the URL.
 
     Args:
         base: Base URL of the inference API.
         name: The model's name.
         sample: A JSON file: the request body.
+        options: Of the command, as a shell takes them.
     """
     url = prediction_url(base, name)
     if sample is None:
         return url
-    command = f"curl -s {shlex.quote(url)} -H 'Content-Type: application/json'"
+    words = ["curl -s", *options, shlex.quote(url), "-H 'Content-Type: application/json'"]
+    command = " ".join(words)
     body = _inline(sample)
     if body is not None:
         return f"{command} -d {shlex.quote(body)}"

@@ -7,11 +7,16 @@ environment, which HAProxy fills in itself.
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from server.access import Access
+from server.admin import Admin
 from server.config import Addresses, Config
 from server.errors import UsageError
+from server.keys import Key, map_lines
+from server.limits import ClientLimits, open_files
+from server.refresh import Source
 
 __all__ = ["WITHOUT", "Front", "find_haproxy", "patience"]
 
@@ -53,11 +58,13 @@ class Front:
         executable: The program.
         scratch: The folder of the sockets behind it, which nobody else can enter.
         addresses: Where it listens, as the inference API.
+        access: Who may ask.
     """
 
     executable: Path
     scratch: Path
     addresses: Addresses
+    access: Access = field(default_factory=Access)
 
     @property
     def status_socket(self) -> Path:
@@ -89,6 +96,40 @@ class Front:
         """The map of `server.marks`; has to exist when it starts."""
         return self.scratch / "marks.map"
 
+    @property
+    def key_map(self) -> Path:
+        """The file that it reads digests of keys from at its start."""
+        return self.scratch / "keys.map"
+
+    def prepare(self) -> None:
+        """Write what it reads at its start.
+
+        Raises:
+            UsageError: The keys cannot be used.
+        """
+        keys = self.access.read_keys()
+        if keys is not None:
+            self.key_map.write_text("".join(f"{line}\n" for line in map_lines(keys)), "ascii")
+
+    def sources(self) -> list[Source]:
+        """The files that may change while it runs."""
+        admin = Admin(self.admin_socket)
+        found = []
+        if self.access.keys is not None:
+
+            def use_keys(keys: list[Key]) -> None:
+                admin.replace_map(self.key_map, map_lines(keys))
+
+            found.append(Source("API keys", self.access.read_keys, use_keys))
+        if self.access.tls is not None:
+            name = self.access.tls
+
+            def use_certificate(pem: str) -> None:
+                admin.replace_certificate(name, pem)
+
+            found.append(Source("TLS certificate", self.access.read_certificate, use_certificate))
+        return found
+
     def overrides(self) -> dict[str, str]:
         """TorchServe's settings: it gives the public address up."""
         return {"inference_address": f"unix:{self.inference_socket}"}
@@ -106,9 +147,23 @@ class Front:
             config: TorchServe's configuration.
             drain_seconds: What requests in flight have, once a stop was asked for.
             environ: This process's own.
+
+        Raises:
+            UsageError: A limit in the configuration is none.
         """
+        limits = ClientLimits.read(config.settings, open_files())
+        chosen = {
+            "VITRINE_CLIENT_RATE": limits.rate,
+            "VITRINE_KEYS": self.access.keys and self.key_map,
+            "VITRINE_CERTIFICATE": self.access.tls,
+        }
         return {
-            **environ,
+            # The configuration asks whether there are the chosen ones at all.
+            **{name: value for name, value in environ.items() if name not in chosen},
+            **{name: str(value) for name, value in chosen.items() if value},
+            "VITRINE_CONNECTIONS": str(limits.connections),
+            "VITRINE_CLIENT_CONNECTIONS": str(limits.per_client),
+            "VITRINE_ADMIN": f"unix@{self.admin_socket}",
             "VITRINE_BIND": f"{self.addresses.bind}:{self.addresses.inference}",
             "VITRINE_STATUS": f"unix@{self.status_socket}",
             "VITRINE_GRPC": f"unix@{self.grpc_socket}",
@@ -118,6 +173,5 @@ class Front:
             "VITRINE_MODEL_MS": str(1000 * config.model_seconds),
             "VITRINE_ANSWER_SECONDS": str(patience(config)),
             "VITRINE_DRAIN_SECONDS": str(drain_seconds),
-            "VITRINE_ADMIN": f"unix@{self.admin_socket}",
             "VITRINE_MARKS": str(self.marks_file),
         }

@@ -20,6 +20,9 @@ __all__ = ["InferenceService"]
 
 _CODES: Final = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     406: grpc.StatusCode.INVALID_ARGUMENT,
     404: grpc.StatusCode.NOT_FOUND,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -31,6 +34,8 @@ _CODES: Final = {
 }
 # What of a call's metadata the handler reads.
 _PASSED: Final = ("x-correlation-id", "traceparent")
+# What the front says of the caller's key: the models that it may use, if not all.
+_MODELS: Final = "x-vitrine-models"
 
 
 class InferenceService:
@@ -79,6 +84,7 @@ class InferenceService:
         return served.metadata(self._catalog.versions(served.name))
 
     def _model_infer(self, message: Any, context: grpc.ServicerContext) -> Any:
+        _permit(message.model_name, context)
         try:
             body = request(message)
         except BadTensor as error:
@@ -103,6 +109,7 @@ class InferenceService:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, f"not_the_protocol: {error}")
 
     def _find(self, message: Any, context: grpc.ServicerContext) -> Served:
+        _permit(message.name, context)
         served = self._catalog.find(message.name, message.version or None)
         if served is not None:
             return served
@@ -125,6 +132,14 @@ def _unary(name: str, method: Callable[[Any, grpc.ServicerContext], Any]) -> Any
         request_deserializer=ask.FromString,
         response_serializer=make.SerializeToString,
     )
+
+
+def _permit(model: str, context: grpc.ServicerContext) -> None:
+    """End a call whose key is not for the model; the front has seen that it is a key."""
+    allowed = dict(context.invocation_metadata()).get(_MODELS)
+    if allowed is not None and model not in allowed.split(","):
+        what = f"forbidden: this API key may only be used for the models {allowed}"
+        context.abort(grpc.StatusCode.PERMISSION_DENIED, what)
 
 
 def _url(message: Any) -> str:

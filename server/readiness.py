@@ -9,9 +9,13 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+from server.unix_http import UnixConnection
 
 __all__ = [
     "ModelState",
@@ -144,15 +148,15 @@ def scale_to_zero(management: str, name: str, version: str) -> None:
         raise NotListening(f"{url} is not answered ({error})") from None
 
 
-def answers_ready(inference: str) -> bool:
+def answers_ready(front: Path) -> bool:
     """Whether the front says that every model is ready.
 
     Args:
-        inference: Base URL of the inference API.
+        front: The socket on which it asks for no key.
     """
     try:
-        url = f"{inference}/v2/health/ready"
-        with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:  # noqa: S310
-            return bool(response.status == 200)
+        with closing(UnixConnection(str(front), _TIMEOUT)) as connection:
+            connection.request("GET", "/v2/health/ready")
+            return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False

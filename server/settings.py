@@ -23,6 +23,7 @@ class Settings:
         archives: The archives that are served, in the order in which they are loaded.
         max_body: Bytes that a request's body may have.
         patience: Seconds that an answer may take.
+        keys: Whether the front asks for API keys.
     """
 
     socket: str
@@ -32,6 +33,7 @@ class Settings:
     archives: list[str]
     max_body: int
     patience: int
+    keys: bool
 
     def catalog(self) -> Catalog:
         """What is served."""

@@ -122,6 +122,7 @@ def start_services(processes: Processes, run: Run, front: Front) -> None:
         grpc_socket=str(front.grpc_socket),
         front=str(front.own_socket),
         patience=patience(run.config),
+        keys=front.access.keys is not None,
     ).write(settings)
     for name, service, listens in (
         ("status", "server.status", front.status_socket),
@@ -141,6 +142,7 @@ def _start_service(run: Run, command: Sequence[str], listens: Path) -> ChildProc
 
 def start_front(processes: Processes, run: Run, front: Front) -> None:
     """Start HAProxy; told to end, it first lets requests in flight be answered."""
+    front.prepare()
     child = ChildProcess(
         front.command(),
         environment=front.environment(run.config, run.drain_seconds),

@@ -10,6 +10,7 @@ import uvicorn
 
 from server.endpoints import application
 from server.openapi import document
+from server.security import with_keys
 from server.settings import Settings
 from server.watch import Watch
 
@@ -19,9 +20,10 @@ __all__ = ["main"]
 def main(settings: Settings) -> None:
     """Answer until told to end."""
     catalog = settings.catalog()
-    service = application(
-        catalog, Watch(Path(settings.condition)), document(catalog, settings.max_body)
-    )
+    described = document(catalog, settings.max_body)
+    if settings.keys:
+        described = with_keys(described)
+    service = application(catalog, Watch(Path(settings.condition)), described)
     uvicorn.run(
         service,
         uds=settings.socket,

@@ -7,10 +7,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from server import java, ports
+from server.access import Access
 from server.archives import Archive, Selection, examine
 from server.condition import FAILED, READY, Condition
 from server.config import Config
@@ -18,10 +19,12 @@ from server.console import Console
 from server.curl import curl_line
 from server.errors import ServingError
 from server.front import WITHOUT, Front, find_haproxy
+from server.limits import ClientLimits, open_files
 from server.marks import DRAINING, Marks, failed
 from server.monitor import Monitor
 from server.processes import Processes
 from server.readiness import answers_ready
+from server.refresh import Refresh
 from server.sample_request import Target, try_model
 from server.signals import StopSignals
 from server.start import Run, start_front, start_services, start_torchserve
@@ -55,6 +58,7 @@ class Options:
         grace_seconds: How long a server that was told to stop still takes requests.
         drain_seconds: How long it then has for those that it took.
         check_seconds: How long after a sample request a model is sent the next.
+        access: Who may ask, and whether the front speaks TLS.
     """
 
     config: Path
@@ -69,6 +73,7 @@ class Options:
     grace_seconds: float = 3.0
     drain_seconds: int = 30
     check_seconds: float = 300.0
+    access: Access = field(default_factory=Access)
 
 
 def serve(options: Options) -> None:
@@ -84,9 +89,13 @@ def serve(options: Options) -> None:
     archives = selection.archives
     found_java, home = java.find_java(), java.torchserve_home()
     haproxy = find_haproxy(options.front)
+    access = options.access
+    access.check(front=haproxy is not None)
+    ClientLimits.read(config.settings, open_files()).check(front=haproxy is not None)
     if options.state is not None:
         prepare(options.state)
     addresses = ports.choose(config.addresses(), options.port, options.bind)
+    addresses = replace(addresses, tls=access.tls is not None)
     ports.check_free(addresses)
 
     console = Console()
@@ -96,7 +105,7 @@ def serve(options: Options) -> None:
         console.line(WITHOUT)
     processes = Processes(console.line)
     with StopSignals() as stop, _scratch() as scratch:
-        front = Front(haproxy, scratch, addresses) if haproxy is not None else None
+        front = Front(haproxy, scratch, addresses, access) if haproxy is not None else None
         run = Run(
             config=config,
             store=store,
@@ -109,14 +118,16 @@ def serve(options: Options) -> None:
             lines=WorkerLines(),
         )
         watched = _Watched(options, run, selection, processes, front)
+        refresh = Refresh(front.sources() if front is not None else (), console.line)
         try:
             start_torchserve(processes, run, found_java, home, front)
             if front is not None:
                 start_services(processes, run, front)
                 start_front(processes, run, front)
-            _wait_until_ready(watched, stop, options, front=front is not None)
+                refresh.start()
+            _wait_until_ready(watched, stop, options, front)
             if not stop.requested:
-                _announce(run, watched, options.state)
+                _announce(run, watched, options)
             while not stop.wait(_WATCH_SECONDS if watched.condition.ready else _POLL_SECONDS):
                 watched.look()
         finally:
@@ -127,6 +138,7 @@ def serve(options: Options) -> None:
                 console.line("Stopping.")
                 if front is not None:
                     _drain(watched, processes, stop, options)
+            refresh.stop()
             processes.stop()
 
 
@@ -207,7 +219,7 @@ class _Watched:
 
 
 def _wait_until_ready(
-    watched: _Watched, stop: StopSignals, options: Options, *, front: bool
+    watched: _Watched, stop: StopSignals, options: Options, front: Front | None
 ) -> None:
     started = time.monotonic()
     console = watched.run.console
@@ -219,7 +231,7 @@ def _wait_until_ready(
         loading = dict.fromkeys(names, "waiting for TorchServe")
         if condition.live:
             loading = {one.name: one.problem or one.state for one in moving}
-            if not loading and front and not answers_ready(watched.run.addresses.inference_url):
+            if not loading and front is not None and not answers_ready(front.own_socket):
                 loading = dict.fromkeys(names, "waiting for the front")
         if not loading:
             break
@@ -264,15 +276,18 @@ def _until(done: Callable[[], bool], seconds: float, stop: StopSignals) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _announce(run: Run, watched: _Watched, state: Path | None) -> None:
+def _announce(run: Run, watched: _Watched, options: Options) -> None:
     addresses = run.addresses
     archives = [archive for archive in run.archives if watched.serves(archive)]
     print(f"Ready: inference {addresses.inference_url}, management {addresses.management_url}, "
           f"metrics {addresses.metrics_url}/metrics")  # fmt: skip
     for archive in archives:
         print(f"\n{archive.name} {archive.version}")
-        print(curl_line(addresses.inference_url, archive.name, archive.sample), flush=True)
-    if state is not None:
+        line = curl_line(
+            addresses.inference_url, archive.name, archive.sample, options.access.curl_options()
+        )
+        print(line, flush=True)
+    if options.state is not None:
         State(
             pid=os.getpid(),
             inference=addresses.inference_url,
@@ -280,7 +295,7 @@ def _announce(run: Run, watched: _Watched, state: Path | None) -> None:
             metrics=addresses.metrics_url,
             models=sorted({archive.name for archive in archives}),
             condition=str(run.condition),
-        ).write(state)
+        ).write(options.state)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from server.__main__ import main
 from server.archives import read_archive
 from server.catalog import Catalog, Served, read_served
 from server.openapi import document
+from server.security import with_keys
 from tests.conftest import ROOT
 from tests.errors import is_oip
 
@@ -58,6 +59,22 @@ def test_the_document_is_valid(examples):
     OpenAPIV31SpecValidator(examples).validate()
     others = [Served("two", "2.0", TWO), Served("whole", "1.0", WHOLE), Served("foreign", "1.0")]
     OpenAPIV31SpecValidator(document(Catalog(others), LIMIT)).validate()
+
+
+def test_where_keys_are_asked_for_the_document_says_so(examples):
+    whole = with_keys(examples)
+    OpenAPIV31SpecValidator(whole).validate()
+    assert "security" not in examples
+    for path, methods in whole["paths"].items():
+        is_open = path == "/ping" or path.startswith("/v2/health/")
+        for operation in methods.values():
+            assert (operation.get("security") == []) == is_open
+            assert ({"401", "403"} <= set(operation["responses"])) == (not is_open)
+            for status in {"401", "403"} & set(operation["responses"]):
+                name = operation["responses"][status]["$ref"].rpartition("/")[2]
+                schema = whole["components"]["responses"][name]["content"]["application/json"]
+                form = "OipError" if is_oip(path) else "Error"
+                assert schema == {"schema": {"$ref": f"#/components/schemas/{form}"}}
 
 
 def test_every_sample_fits_and_what_is_out_of_bounds_does_not(catalog, examples):
