@@ -68,7 +68,7 @@ def write_archive(
     *,
     example: Example,
     observed: Reference,
-    activation_log: Mapping[str, Any],
+    records: Mapping[str, Mapping[str, Any]],
     engine: str,
     work: Work,
 ) -> Certificate:
@@ -82,7 +82,7 @@ def write_archive(
             batch size and delay.
         example: one input, for warming up.
         observed: eager answers, some of which go in.
-        activation_log: settings of the log, for model-config.yaml.
+        records: settings of the activation log and of the recording, for model-config.yaml.
         engine: the one that serves, for model-config.yaml.
         work: what a row costs; decides batch size and delay.
 
@@ -92,7 +92,7 @@ def write_archive(
     signature.write(folder)
     _write_warm_up(folder / WARM_UP_FILE, signature, example)
     write_cases(folder / CASES_FILE, observed)
-    config = yaml.safe_dump(_config(certificate, activation_log, engine, work), sort_keys=False)
+    config = yaml.safe_dump(_config(certificate, records, engine, work), sort_keys=False)
     (folder / CONFIG_FILE).write_text(config, encoding="utf-8")
     files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
     for room in TRAVELLERS:
@@ -170,11 +170,10 @@ def _write_warm_up(path: Path, signature: Signature, example: Example) -> None:
 
 
 def _config(
-    certificate: Certificate, activation_log: Mapping[str, Any], engine: str, work: Work
+    certificate: Certificate, records: Mapping[str, Mapping[str, Any]], engine: str, work: Work
 ) -> dict[str, Any]:
     own: dict[str, Any] = {"threads": 1, "engine": engine, OPERATIONS: work.operations}
-    if activation_log:
-        own["activation_log"] = dict(activation_log)
+    own |= {name: dict(settings) for name, settings in records.items() if settings}
     return {
         **_batches(certificate, work),
         "vitrine": own,

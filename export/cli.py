@@ -21,6 +21,7 @@ _EPILOG: Final = """examples:
   python -m export models/digits.py
   python -m export --module my_package.nets:make_net --weights net.safetensors \\
                    --example x.npy --name my_net
+  python -m export models/digits.py --model-version 2.0
   python -m export inspect model_store/digits.mar
   python -m export verify model_store/*.mar
   python -m export tune model_store/digits.mar --goal latency
@@ -91,6 +92,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model-store", type=Path, default=Path("model_store"), metavar="DIR")
     parser.add_argument("--update", action="store_true", help="skip archives that are up to date")
     parser.add_argument("--name", help="serve the model under this name")
+    parser.add_argument(
+        "--model-version",
+        metavar="VERSION",
+        help="goes before VERSION of the model file, and into the archive's name, so that it lies "
+        "beside other versions: NAME-VERSION.mar (default for --module: 1.0, in NAME.mar)",
+    )
     own = parser.add_argument_group("instead of a model file")
     own.add_argument("--module", metavar="PACKAGE.MODULE:FACTORY", help="returns an nn.Module")
     own.add_argument("--weights", type=Path, metavar="FILE.safetensors", help="its state dict")
@@ -102,7 +109,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE.npy",
         help="an example input; once for each input, in order",
     )
-    own.add_argument("--model-version", default="1.0", metavar="VERSION", help="default 1.0")
     return parser
 
 
@@ -208,10 +214,10 @@ def _export(options: argparse.Namespace) -> int:
         raise ExportError("--name fits one model file, not several")
     if options.module and not (options.example and options.name):
         raise ExportError("--module needs --example and --name as well")
-    if options.files and (options.weights or options.example or options.model_version != "1.0"):
+    if options.files and (options.weights or options.example):
         raise ExportError(
-            "--weights, --example and --model-version go with --module",
-            hint="a model file loads its own weights and has VERSION",
+            "--weights and --example go with --module",
+            hint="a model file loads its own weights and has examples()",
         )
     if options.accept_mismatch and not options.trace:
         raise ExportError("--accept-mismatch goes with --trace; a scripted model has no excuse")
@@ -248,13 +254,14 @@ def _export(options: argparse.Namespace) -> int:
 
 def _export_one(file: Path | None, options: argparse.Namespace) -> None:
     name = options.name or (file.stem if file is not None else "")
-    record = options.model_store / f"{name}.sources.json"
+    stem = f"{name}-{options.model_version}" if options.model_version else name
+    record = options.model_store / f"{stem}.sources.json"
     outputs = [
-        options.model_store / f"{name}{end}" for end in (".mar", ".report.md", ".sample.json")
+        options.model_store / f"{stem}{end}" for end in (".mar", ".report.md", ".sample.json")
     ]
     arguments = _arguments(file, options)
     if options.update and is_fresh(record, outputs, arguments):
-        print(f"{name}: up to date")
+        print(f"{stem}: up to date")
         return
     started = time.monotonic()
 
@@ -267,10 +274,14 @@ def _export_one(file: Path | None, options: argparse.Namespace) -> None:
         from export.definition import from_factory, from_model_file
 
         if file is not None:
-            definition = from_model_file(file, options.name)
+            definition = from_model_file(file, options.name, options.model_version)
         else:
             definition = from_factory(
-                options.module, options.weights, options.example, name, options.model_version
+                options.module,
+                options.weights,
+                options.example,
+                name,
+                options.model_version or "1.0",
             )
     if options.precision:
         definition = replace(definition, precision=options.precision)
@@ -282,6 +293,7 @@ def _export_one(file: Path | None, options: argparse.Namespace) -> None:
         options.model_store,
         "trace" if options.trace else "script",
         layers=options.layers,
+        stem=stem,
         accept_mismatch=options.accept_mismatch,
         engine=options.engine,
         progress=progress,

@@ -82,6 +82,7 @@ class Definition:
         batching: whether rows are independent, where the model file decides that itself.
         calibration: inputs like the examples, of what the model was built for; may be empty.
         activation_log: the log's settings, for model-config.yaml; the worker checks them.
+        recording: the same of the recording of requests.
         precision: "bfloat16" to compute in that, or empty to leave the module as it is.
     """
 
@@ -98,11 +99,17 @@ class Definition:
     calibration: tuple[tuple[Tensor, ...], ...] = ()
     batching: "DeclaredBatching | None" = None
     activation_log: dict[str, Any] = field(default_factory=dict)
+    recording: dict[str, Any] = field(default_factory=dict)
     precision: str = ""
 
 
-def from_model_file(path: Path, name: str | None = None) -> Definition:
+def from_model_file(path: Path, name: str | None = None, version: str | None = None) -> Definition:
     """Read a model file: a Python file with `build()`, `examples()` and a few names.
+
+    Args:
+        path: the file.
+        name: the name to serve it under; by default the file's.
+        version: goes before the file's VERSION.
 
     Raises:
         ExportError: the file is missing, raises, or lacks something.
@@ -117,7 +124,7 @@ def from_model_file(path: Path, name: str | None = None) -> Definition:
     module = _module(_call(build, path), path)
     definition = _definition(
         name=name or path.stem,
-        version=str(getattr(loaded, "VERSION", "1.0")),
+        version=version or str(getattr(loaded, "VERSION", "1.0")),
         description=(inspect.getdoc(loaded) or "").partition("\n")[0],
         source=path,
         module=module,
@@ -126,9 +133,6 @@ def from_model_file(path: Path, name: str | None = None) -> Definition:
         outputs=getattr(loaded, "OUTPUTS", ()),
         labels=getattr(loaded, "LABELS", {}),
     )
-    log = getattr(loaded, "ACTIVATION_LOG", {})
-    if not isinstance(log, dict):
-        raise ExportError("ACTIVATION_LOG is not a dict", where=str(path), hint='{"mode": "asked"}')
     layers = _strings(getattr(loaded, "LAYERS", ()), "LAYERS", str(path))
     batching = _batching(getattr(loaded, "BATCHING", None), str(path))
     precision = getattr(loaded, "PRECISION", "")
@@ -141,9 +145,17 @@ def from_model_file(path: Path, name: str | None = None) -> Definition:
         layers=layers,
         batching=batching,
         calibration=_calibration(loaded, path, definition.examples[0]),
-        activation_log=log,
+        activation_log=_settings(loaded, path, "ACTIVATION_LOG", '{"mode": "asked"}'),
+        recording=_settings(loaded, path, "RECORDING", '{"mode": "sampled", "folder": ...}'),
         precision=precision,
     )
+
+
+def _settings(loaded: ModuleType, path: Path, name: str, hint: str) -> dict[str, Any]:
+    value = getattr(loaded, name, {})
+    if not isinstance(value, dict):
+        raise ExportError(f"{name} is not a dict", where=str(path), hint=hint)
+    return value
 
 
 def _calibration(
@@ -240,7 +252,9 @@ def _definition(
         )
     if not _VERSION.fullmatch(version):
         raise ExportError(
-            f"VERSION is {version!r}", where=where, hint='write it as numbers with dots: "1.0"'
+            f"VERSION (or --model-version) is {version!r}",
+            where=where,
+            hint='write it as numbers with dots: "1.0"',
         )
     tuples = _examples(examples, where)
     options = _inputs(inputs, module, len(tuples[0]), where)

@@ -77,9 +77,9 @@ def eager_answers(definition: Definition) -> tuple[Signature, Reference]:
     return infer(definition, more), more
 
 
-def outputs_of(name: str, store: Path) -> tuple[Path, Path, Path]:
+def outputs_of(stem: str, store: Path) -> tuple[Path, Path, Path]:
     """Return the paths of a model's archive, report and sample request."""
-    return store / f"{name}.mar", store / f"{name}.report.md", store / f"{name}.sample.json"
+    return store / f"{stem}.mar", store / f"{stem}.report.md", store / f"{stem}.sample.json"
 
 
 def export_model(
@@ -90,6 +90,7 @@ def export_model(
     layers: Sequence[str] = (),
     accept_mismatch: bool = False,
     engine: str = AUTOMATIC,
+    stem: str | None = None,
     progress: Callable[[str], Any] = lambda stage: None,
 ) -> Exported:
     """Compile, verify and archive a model.
@@ -103,6 +104,7 @@ def export_model(
             and say so in the certificate.
         engine: which engine serves where nobody says otherwise: a name, AUTOMATIC or FASTEST. One
             that is not certified leaves it to TorchScript, and the report says so.
+        stem: what the files in the store are called; by default as the model.
         progress: called with the name of each stage as it begins.
 
     Raises:
@@ -208,7 +210,7 @@ def export_model(
             found.write(folder)
         return _write(
             definition,
-            store,
+            outputs_of(stem or definition.name, store),
             folder,
             signature=signature,
             certificate=certificate,
@@ -294,7 +296,7 @@ def _tolerance(signature: Signature, definition: Definition) -> dict[str, tuple[
 
 def _write(
     definition: Definition,
-    store: Path,
+    outputs: tuple[Path, Path, Path],
     folder: Path,
     *,
     signature: Signature,
@@ -304,7 +306,7 @@ def _write(
     choice: Choice,
     work: Work,
 ) -> Exported:
-    archive, report, sample = outputs_of(definition.name, store)
+    archive, report, sample = outputs
     example = definition.examples[0]
     certificate = write_archive(
         archive,
@@ -313,7 +315,10 @@ def _write(
         certificate,
         example=example,
         observed=observed,
-        activation_log=definition.activation_log,
+        records={
+            "activation_log": definition.activation_log,
+            "recording": definition.recording,
+        },
         engine=choice.engine,
         work=work,
     )

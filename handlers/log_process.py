@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from handlers import log_writer
-from handlers.log_settings import LogSettings
+from handlers.settings import FileLimits
 
 __all__ = ["WriterProcess"]
 
@@ -35,15 +35,15 @@ class WriterProcess:
 
     Args:
         path: the file that is written.
-        settings: when it is put aside.
+        limits: when it is put aside.
 
     Raises:
         OSError: there is no such channel on this system, or no process can be started.
     """
 
-    def __init__(self, path: Path, settings: LogSettings) -> None:
+    def __init__(self, path: Path, limits: FileLimits) -> None:
         self._path = path
-        self._settings = settings
+        self._limits = limits
         self._closing = threading.Event()
         self._abandoned = False
         self._final: tuple[int, ...] | None = None
@@ -106,9 +106,10 @@ class WriterProcess:
                 *map(str, inherited),
                 str(self.capacity),
                 self._path,
-                str(self._settings.max_bytes),
-                str(self._settings.max_age_seconds),
-                str(self._settings.keep),
+                str(self._limits.max_bytes),
+                str(self._limits.max_age_seconds),
+                str(self._limits.keep),
+                "private" if self._limits.private else "shared",
             ],
             stdin=self._program,
             stdout=subprocess.DEVNULL,
@@ -126,7 +127,7 @@ class WriterProcess:
             status = self._process.wait() if self._process is not None else None
             if status == 0 or last or self._abandoned:
                 return
-            _say(f"ended with status {status}" if status is not None else "cannot be started")
+            self._say(f"ended with status {status}" if status is not None else "cannot be started")
             if time.monotonic() - began > _LONGEST_DELAY_SECONDS:
                 delay = _FIRST_DELAY_SECONDS
             # Cut short by close(), so that a last writer takes what is in the channel.
@@ -137,7 +138,6 @@ class WriterProcess:
             except OSError:
                 self._process = None
 
-
-def _say(what: str) -> None:
-    line = f"vitrine: the activation log's writer {what}; starting it again"
-    print(line, file=sys.stderr, flush=True)
+    def _say(self, what: str) -> None:
+        line = f"vitrine: the writer of {self._path} {what}; starting it again"
+        print(line, file=sys.stderr, flush=True)

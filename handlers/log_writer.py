@@ -64,10 +64,14 @@ class LogFile:
         max_bytes: a line that would make the file longer than this starts a new one.
         max_age: so does a line when the first one is more than so many seconds old.
         keep: how many files put aside stay.
+        private: whether only this process's user may read the file, whoever made it.
     """
 
-    def __init__(self, path: str, max_bytes: int, max_age: float, keep: int) -> None:
+    def __init__(
+        self, path: str, max_bytes: int, max_age: float, keep: int, private: bool = False
+    ) -> None:
         self._path = path
+        self._private = private
         self._max_bytes = max_bytes
         self._max_age = max_age
         self._keep = keep
@@ -135,13 +139,21 @@ class LogFile:
 
     def _open(self) -> None:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+        mode = 0o640
+        if self._private:
+            # Nobody lets this process write where it did not mean to.
+            flags |= os.O_NOFOLLOW
+            mode = 0o600
         try:
-            self._file = os.open(self._path, flags, 0o640)
+            self._file = os.open(self._path, flags, mode)
         except FileNotFoundError:
-            os.makedirs(os.path.dirname(self._path), exist_ok=True)
-            self._file = os.open(self._path, flags, 0o640)
+            folder_mode = 0o700 if self._private else 0o777
+            os.makedirs(os.path.dirname(self._path), folder_mode, exist_ok=True)
+            self._file = os.open(self._path, flags, mode)
         if not stat.S_ISREG(os.fstat(self._file).st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
+        if self._private:
+            os.fchmod(self._file, mode)
         self._left_at = 0
         self._started = None
 
@@ -274,8 +286,8 @@ def _main(channel: str, counters: str, capacity: str, path: str, *limits: str) -
     # Told to end or not, what is in the channel must be written; its closing is the sign to end.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    max_bytes, max_age, keep = limits
-    file = LogFile(path, int(max_bytes), float(max_age), int(keep))
+    max_bytes, max_age, keep, access = limits
+    file = LogFile(path, int(max_bytes), float(max_age), int(keep), access == "private")
     block = memoryview(mmap(int(counters), COUNTER_BYTES)).cast("Q")
     Writer(socket.socket(fileno=int(channel)), file, block, int(capacity)).run()
 

@@ -15,11 +15,13 @@ from handlers.asked import Asked, read
 from handlers.batch import groups, join, split
 from handlers.decode import Question
 from handlers.errors import RequestError
+from handlers.explain import asks
 from handlers.explainer import explain
 from handlers.faults import check_device
 from handlers.message import Request, Response
 from handlers.model import Model
 from handlers.observe import HEADER, Observation, limited
+from handlers.recorded import RequestRecording
 from handlers.recorder import Recorder
 from handlers.reply import Reply, encode, encode_explanation, respond
 from handlers.units import UnitWatch
@@ -36,14 +38,15 @@ PROBE: Final = "x-vitrine-probe"
 class _Outcome:
     """What became of a request.
 
-    `seen` is what its layers looked like, where that was measured, and
-    `gradients` what arrived at them.
+    `outputs` holds its own rows of a prediction's. `seen` is what its layers looked like, where
+    that was measured, and `gradients` what arrived at them.
     """
 
     result: Reply | RequestError
     rows: int = 0
     seen: Activations | None = None
     gradients: Gradients | None = None
+    outputs: Sequence[Array] = ()
 
 
 class Service:
@@ -53,6 +56,7 @@ class Service:
         model: the model.
         recorder: decides which requests are measured and logged.
         max_request_bytes: what a body may have once its content coding is undone.
+        recording: keeps requests to be replayed; none by default.
 
     Attributes:
         units: how often each unit of a ReLU-like layer was active.
@@ -63,10 +67,12 @@ class Service:
         model: Model,
         recorder: Recorder | None = None,
         max_request_bytes: int = coding.MAX_REQUEST_BYTES,
+        recording: RequestRecording | None = None,
     ) -> None:
         self._model = model
         self._recorder = recorder or Recorder(model.signature)
         self._limit = max_request_bytes
+        self._recording = recording or RequestRecording(model.signature)
         self.units = UnitWatch(model.layers)
         self._chosen = frozenset(layer.name for layer in model.layers if layer.chosen)
 
@@ -101,6 +107,8 @@ class Service:
         inside = {place for place, one in zip(places, asked, strict=True) if one.looks_inside}
         for place, request in enumerate(requests):
             self._record(request, outcomes[place], draws[place], asks=place in inside)
+            if self._recording.picks() and not asks(request.headers):
+                self._keep(request, outcomes[place])
         return [respond(one, outcomes[place].result) for place, one in enumerate(requests)]
 
     def _asked(self, request: Request, draw: float) -> Asked:
@@ -121,6 +129,16 @@ class Service:
             seen=outcome.seen,
             gradients=outcome.gradients,
             error=error.code if error is not None else None,
+        )
+
+    def _keep(self, request: Request, outcome: _Outcome) -> None:
+        error = outcome.result if isinstance(outcome.result, RequestError) else None
+        self._recording.record(
+            request.id,
+            request.headers,
+            request.body,
+            outcome.outputs if error is None else (),
+            error.code if error is not None else None,
         )
 
     def _answers(self, group: Sequence[Asked]) -> list[_Outcome]:
@@ -169,7 +187,7 @@ class Service:
             _, alone = self._model.observe(own.arrays, own.rows)
             seen = self._seen(alone, own, range(own.rows))
         reply = encode(one, outputs, self._model.signature, seen, raw)
-        return _Outcome(reply, own.rows, seen)
+        return _Outcome(reply, own.rows, seen, outputs=outputs)
 
     def _explains(self, one: Asked) -> _Outcome:
         assert one.explanation is not None

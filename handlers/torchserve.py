@@ -21,7 +21,9 @@ from handlers.jsontext import dumps
 from handlers.log_settings import LogSettings
 from handlers.media import JSON
 from handlers.model import Model, use_threads
+from handlers.recorded import RequestRecording
 from handlers.recorder import Recorder
+from handlers.recording_settings import RecordingSettings
 from handlers.reply import respond
 from handlers.service import Request, Response, Service
 
@@ -82,6 +84,8 @@ class TorchServeAdapter:
             self._model = Model(Path(properties["model_dir"]), device, engine)
             log = LogSettings.from_config(settings.get("activation_log"), os.environ)
             self._recorder = Recorder(self._model.signature, log)
+            kept = RecordingSettings.from_config(settings.get("recording"), os.environ)
+            recording = RequestRecording(self._model.signature, kept)
         except Exception as error:
             print(
                 f"vitrine: model {context.model_name} cannot be loaded: "
@@ -91,7 +95,7 @@ class TorchServeAdapter:
             )
             raise
         most = int(os.environ.get("VITRINE_MAX_REQUEST_SIZE", MAX_REQUEST_BYTES))
-        self._service = Service(self._model, self._recorder, most)
+        self._service = Service(self._model, self._recorder, most, recording)
         signature = self._model.signature
         print(
             f"vitrine: {signature.model} {signature.model_version} is loaded and warm "
@@ -99,10 +103,18 @@ class TorchServeAdapter:
             file=sys.stderr,
             flush=True,
         )
+        if kept.mode != "off":
+            print(
+                f"vitrine: WARNING: {signature.model} {signature.model_version} records what "
+                f"clients send, {kept.rate:.2%} of all requests, in {kept.folder}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
         """Answer a batch: one body per request, with its own status and headers."""
         assert self._service is not None
+        assert self._model is not None
         answers: dict[int, Response] = {}
         places: list[int] = []
         requests: list[Request] = []
@@ -126,7 +138,8 @@ class TorchServeAdapter:
         sizes = [len(answers[place].body) for place in range(len(data))]
         for place, refusal in too_large(sizes, self._limit).items():
             answers[place] = respond(Request(b"", sent[place]), refusal)
-        return [_send(context, place, answers[place]) for place in range(len(data))]
+        version = self._model.signature.model_version
+        return [_send(context, place, answers[place], version) for place in range(len(data))]
 
     def _measure(self, context: Any) -> None:
         """Hand what the recorder counted to TorchServe's metrics, if anything was."""
@@ -268,10 +281,12 @@ def too_large(sizes: Sequence[int], limit: int) -> dict[int, RequestError]:
     return refused
 
 
-def _send(context: Any, place: int, response: Response) -> bytes:
+def _send(context: Any, place: int, response: Response, version: str) -> bytes:
     if response.status != 200:
         phrase = _PHRASES.get(response.status, "Error")
         context.set_response_status(response.status, phrase, idx=place)
     for name, value in response.headers.items():
         context.set_response_header(place, name, value)
+    # A request that named none is told which one answered, while the default is being switched too.
+    context.set_response_header(place, "x-model-version", version)
     return response.body

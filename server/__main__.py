@@ -1,6 +1,7 @@
 """`python -m server`: serve a model store.
 
 `python -m server health` asks whether it is ready; `python -m server openapi` describes it;
+`python -m server default` switches the version that answers unversioned URLs;
 `python -m server java-cache` lets the next start be a second shorter.
 """
 
@@ -10,13 +11,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from server import default
 from server.access import Access
 from server.config import DEFAULT_CONFIG
 from server.describe import openapi_text
 from server.errors import ServerError
 from server.health import report
 from server.java_cache import make as make_java_cache
-from server.supervise import Options, serve
+from server.options import Options
+from server.supervise import serve
+from server.versions import parse_defaults
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -31,6 +35,8 @@ def main(arguments: Sequence[str]) -> int:
         return _health(arguments[1:])
     if arguments[:1] == ["openapi"]:
         return _openapi(arguments[1:])
+    if arguments[:1] == ["default"]:
+        return _default(arguments[1:])
     if arguments[:1] == ["java-cache"]:
         return _java_cache(arguments[1:])
     return _serve(arguments)
@@ -113,6 +119,19 @@ def _serve(arguments: Sequence[str]) -> int:
         help="speak TLS with the certificate, chain and key in this PEM file; it may change "
         "meanwhile (default: VITRINE_TLS; without it, no TLS)",
     )
+    parser.add_argument(
+        "--default",
+        nargs="+",
+        default=[],
+        metavar="NAME=VERSION",
+        help="which of several versions answers where a request names none (default: what the "
+        "store's defaults.json says, else the highest)",
+    )
+    parser.add_argument(
+        "--share",
+        metavar="NAME=VERSION:PERCENT",
+        help="which part of a model's predictions that name no version this version answers",
+    )
     given = parser.parse_args(arguments)
     try:
         serve(
@@ -133,8 +152,19 @@ def _serve(arguments: Sequence[str]) -> int:
                     keys=given.api_keys and given.api_keys.absolute(),
                     tls=given.tls and given.tls.absolute(),
                 ),
+                defaults=parse_defaults(given.default),
+                share=given.share,
             )
         )
+    except ServerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _default(arguments: Sequence[str]) -> int:
+    try:
+        default.run(arguments)
     except ServerError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -72,15 +72,20 @@ class Catalog:
         return list(self._models.get(name, {}))
 
     def find(self, name: str, version: str | None = None) -> Served | None:
-        """A model, in its default version if none is named."""
+        """A model, in the version that is loaded first if none is named."""
         versions = self._models.get(name, {})
         if version is None:
             return next(iter(versions.values()), None)
         return versions.get(version)
 
     def defaults(self) -> list[Served]:
-        """Each model in its default version, sorted by name."""
+        """Each model in the version that is loaded first, sorted by name."""
         return [next(iter(self._models[name].values())) for name in self.names]
+
+    def several(self) -> list[Served]:
+        """Every version of the models that are served in more than one, sorted by name."""
+        found = (self._models[name].values() for name in self.names)
+        return [one for versions in found if len(versions) > 1 for one in versions]
 
 
 def read_served(archive: Archive) -> Served:

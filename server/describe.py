@@ -8,6 +8,7 @@ from server.archives import examine
 from server.catalog import Catalog, read_served
 from server.config import Config
 from server.openapi import document
+from server.versions import arranged, read_defaults
 
 __all__ = ["openapi_text"]
 
@@ -25,6 +26,7 @@ def openapi_text(config: Path, store: Path | None, models: Sequence[str] | None)
         ServingError: No archive is whole.
     """
     settings = Config.read(config)
-    archives = examine(store or settings.model_store, models).archives
+    folder = store or settings.model_store
+    archives = arranged(examine(folder, models).archives, read_defaults(folder), {})
     catalog = Catalog(read_served(archive) for archive in archives)
     return json.dumps(document(catalog, settings.max_body), indent=1) + "\n"

@@ -1,7 +1,7 @@
 """What the status service answers: KServe v1 and v2 on models and their readiness, and `/ping`."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from starlette.applications import Starlette
@@ -13,6 +13,7 @@ from starlette.routing import Route
 from formats.error import error_to_json
 from server import __version__
 from server.catalog import Catalog, Served
+from server.lookup import Lookup
 from server.watch import Watch
 
 __all__ = ["EXTENSIONS", "application"]
@@ -21,16 +22,22 @@ __all__ = ["EXTENSIONS", "application"]
 EXTENSIONS: Final = ("binary_tensor_data",)
 
 
-def application(catalog: Catalog, watch: Watch, document: Mapping[str, Any]) -> Starlette:
+def application(
+    catalog: Catalog,
+    watch: Watch,
+    lookup: Lookup,
+    document: Callable[[Sequence[Served]], Mapping[str, Any]],
+) -> Starlette:
     """The service.
 
     Args:
         catalog: What is served.
         watch: Knows what is ready.
-        document: The OpenAPI document.
+        lookup: Finds it.
+        document: Makes the OpenAPI document of the models in their default versions.
     """
     return Starlette(
-        routes=[*_Endpoints(catalog, watch).routes(), Route("/openapi.json", _constant(document))],
+        routes=_Endpoints(catalog, watch, lookup, document).routes(),
         exception_handlers={_Unknown: _unknown, HTTPException: _refused, Exception: _failed},
     )
 
@@ -44,8 +51,16 @@ class _Unknown(Exception):
 
 
 class _Endpoints:
-    def __init__(self, catalog: Catalog, watch: Watch) -> None:
-        self._catalog, self._watch = catalog, watch
+    def __init__(
+        self,
+        catalog: Catalog,
+        watch: Watch,
+        lookup: Lookup,
+        document: Callable[[Sequence[Served]], Mapping[str, Any]],
+    ) -> None:
+        self._catalog, self._watch, self._lookup = catalog, watch, lookup
+        self._document = document
+        self._described: tuple[list[Served], bytes] = ([], b"")
 
     def routes(self) -> list[Route]:
         server = {"name": "vitrine", "version": __version__, "extensions": list(EXTENSIONS)}
@@ -61,7 +76,15 @@ class _Endpoints:
             Route("/v2/health/ready", self._all_ready),
             *(Route(path, self._metadata) for path in (model, version)),
             *(Route(f"{path}/ready", self._ready) for path in (model, version)),
+            Route("/openapi.json", self._openapi),
         ]
+
+    def _openapi(self, request: Request) -> Response:
+        defaults, body = self._described
+        if (current := self._lookup.defaults()) != defaults:
+            body = json.dumps(self._document(current)).encode()
+            self._described = current, body
+        return Response(body, media_type="application/json")
 
     def _ping(self, request: Request) -> Response:
         condition = self._watch.condition()
@@ -94,7 +117,7 @@ class _Endpoints:
 
     def _find(self, request: Request) -> Served:
         name, version = request.path_params["name"], request.path_params.get("version")
-        served = self._catalog.find(name, version)
+        served = self._lookup.find(name, version)
         if served is not None:
             return served
         if self._catalog.find(name) is None:

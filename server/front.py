@@ -17,6 +17,7 @@ from server.errors import UsageError
 from server.keys import Key, map_lines
 from server.limits import ClientLimits, open_files
 from server.refresh import Source
+from server.versions import NO_SHARE, Share
 
 __all__ = ["WITHOUT", "Front", "find_haproxy", "patience"]
 
@@ -59,12 +60,14 @@ class Front:
         scratch: The folder of the sockets behind it, which nobody else can enter.
         addresses: Where it listens, as the inference API.
         access: Who may ask.
+        share: The part of a model's requests that goes to one version.
     """
 
     executable: Path
     scratch: Path
     addresses: Addresses
     access: Access = field(default_factory=Access)
+    share: Share = NO_SHARE
 
     @property
     def status_socket(self) -> Path:
@@ -174,4 +177,7 @@ class Front:
             "VITRINE_ANSWER_SECONDS": str(patience(config)),
             "VITRINE_DRAIN_SECONDS": str(drain_seconds),
             "VITRINE_MARKS": str(self.marks_file),
+            "VITRINE_SHARE_MODEL": self.share.model,
+            "VITRINE_SHARE_VERSION": self.share.version,
+            "VITRINE_SHARE_PERCENT": str(self.share.percent),
         }

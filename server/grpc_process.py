@@ -11,9 +11,10 @@ from pathlib import Path
 import grpc
 
 from server.grpc_service import InferenceService
+from server.lookup import Lookup
 from server.settings import Settings
 from server.unix_http import Client
-from server.watch import Watch
+from server.watch import DefaultWatch, Watch
 
 __all__ = ["main"]
 
@@ -24,9 +25,11 @@ _CALLS = 256
 
 def main(settings: Settings) -> None:
     """Answer until told to end."""
+    catalog = settings.catalog()
     service = InferenceService(
-        settings.catalog(),
+        catalog,
         Watch(Path(settings.condition)),
+        Lookup(catalog, DefaultWatch(settings.management)),
         Client(settings.front),
         settings.patience,
     )

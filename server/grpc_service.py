@@ -13,6 +13,7 @@ from server.catalog import Catalog, Served
 from server.endpoints import EXTENSIONS
 from server.grpc_infer import JSON_LENGTH, BadAnswer, BadTensor, answer, request
 from server.grpc_messages import MESSAGES, SERVICE
+from server.lookup import Lookup
 from server.unix_http import Answer, Client
 from server.watch import Watch
 
@@ -44,12 +45,15 @@ class InferenceService:
     Args:
         catalog: What is served.
         watch: Knows what is ready.
+        lookup: Finds it.
         client: Posts to the front.
         patience: Seconds that an answer may take.
     """
 
-    def __init__(self, catalog: Catalog, watch: Watch, client: Client, patience: float) -> None:
-        self._catalog, self._watch = catalog, watch
+    def __init__(
+        self, catalog: Catalog, watch: Watch, lookup: Lookup, client: Client, patience: float
+    ) -> None:
+        self._catalog, self._watch, self._lookup = catalog, watch, lookup
         self._client, self._patience = client, patience
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -110,7 +114,7 @@ class InferenceService:
 
     def _find(self, message: Any, context: grpc.ServicerContext) -> Served:
         _permit(message.name, context)
-        served = self._catalog.find(message.name, message.version or None)
+        served = self._lookup.find(message.name, message.version or None)
         if served is not None:
             return served
         what = f"model_not_found: there is no model {message.name!r}"

@@ -1,7 +1,7 @@
 """The OpenAPI 3.1 document of a deployment, made from the signatures of its models."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from formats.signature import Signature
@@ -47,17 +47,24 @@ _EXPLAIN: Final = {
 }
 
 
-def document(catalog: Catalog, max_body: int) -> dict[str, Any]:
+def document(
+    catalog: Catalog, max_body: int, defaults: Sequence[Served] | None = None
+) -> dict[str, Any]:
     """Describe every endpoint, with the types of the models that are served.
 
     Args:
         catalog: The models.
         max_body: Bytes that a request's body may have.
+        defaults: Each model in the version that answers where a request names none; None for
+            those that are loaded first.
     """
-    served = catalog.defaults()
+    served = catalog.defaults() if defaults is None else defaults
     paths: Schema = _server_paths() | _model_paths(catalog)
     for one in served:
         paths |= _posts(one)
+    for one in catalog.several():
+        paths |= _version_posts(one)
+    schemas_of_versions = _schemas({_versioned(one): one for one in catalog.several()})
     return {
         "openapi": "3.1.0",
         "info": {
@@ -67,7 +74,9 @@ def document(catalog: Catalog, max_body: int) -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": {"Error": schemas.ERROR, "OipError": schemas.OIP_ERROR} | _schemas(served),
+            "schemas": {"Error": schemas.ERROR, "OipError": schemas.OIP_ERROR}
+            | _schemas({one.name: one for one in served})
+            | schemas_of_versions,
             "responses": {
                 f"{form}{name}": _error(status, f"{form}Error")
                 for form in ("", "Oip")
@@ -152,12 +161,12 @@ def _model_paths(catalog: Catalog) -> Schema:
 
 
 def _posts(served: Served) -> Schema:
-    name, own = served.name, _component(served.name)
+    name = served.name
     what = f"Ask {name}."
     if served.signature is None:
         return {f"/predictions/{name}": _post(what, {}, {}, example=served.sample)}
     what = served.signature.description or what
-    ask, answer, infer, inferred, explained = (_ref("schemas", f"{own}.{part}") for part in _PARTS)
+    ask, answer, infer, inferred, explained = _parts(name)
     either = ({"anyOf": [ask, infer]}, {"anyOf": [answer, inferred]})
     lone = len(served.signature.inputs) == 1
     kinds = (_RAW, _NPY) if lone else (_RAW,)
@@ -179,11 +188,35 @@ def _posts(served: Served) -> Schema:
     }
 
 
-def _schemas(served: list[Served]) -> Schema:
+def _version_posts(served: Served) -> Schema:
+    """One version of a model that has several, at the URLs that name it."""
+    if served.signature is None:
+        return {}
+    what = f"Version {served.version} of {served.name}."
+    ask, answer, infer, inferred, _ = _parts(_versioned(served))
+    either = ({"anyOf": [ask, infer]}, {"anyOf": [answer, inferred]})
+    versions = f"/v2/models/{served.name}/versions/{served.version}"
+    return {
+        f"/predictions/{served.name}/{served.version}": _post(what, *either, example=served.sample),
+        f"{versions}/infer": _post(
+            what, infer, {"anyOf": [inferred, answer]}, binary=(_RAW,), oip=True
+        ),
+    }
+
+
+def _versioned(served: Served) -> str:
+    return f"{served.name}-{served.version}"
+
+
+def _parts(name: str) -> list[Schema]:
+    return [_ref("schemas", f"{_component(name)}.{part}") for part in _PARTS]
+
+
+def _schemas(served: Mapping[str, Served]) -> Schema:
     made: Schema = {}
-    for one in served:
+    for name, one in served.items():
         if one.signature is not None:
-            own = _component(one.name)
+            own = _component(name)
             made |= {f"{own}.{part}": make(one.signature) for part, make in _PARTS.items()}
     return made
 

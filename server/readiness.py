@@ -21,6 +21,7 @@ __all__ = [
     "ModelState",
     "NotListening",
     "answers_ready",
+    "default_version",
     "descriptions",
     "judge",
     "model_state",
@@ -74,7 +75,29 @@ def descriptions(
     Raises:
         NotListening: Nobody answers there, or not with a description.
     """
-    url = f"{management}/models/{quote(name, safe='')}/all"
+    return _described(management, f"{quote(name, safe='')}/all", timeout)
+
+
+def default_version(management: str, name: str, timeout: float = _TIMEOUT) -> str | None:
+    """Ask the management API which version of a model answers where a request names none.
+
+    Args:
+        management: Base URL of the management API.
+        name: The model's name.
+        timeout: Seconds that it may take.
+
+    Returns:
+        The version; None when TorchServe does not know the model.
+
+    Raises:
+        NotListening: Nobody answers there, or not with a description.
+    """
+    found = _described(management, quote(name, safe=""), timeout)
+    return str(found[0].get("modelVersion")) if found else None
+
+
+def _described(management: str, path: str, timeout: float) -> list[dict[str, Any]] | None:
+    url = f"{management}/models/{path}"
     try:
         with urllib.request.urlopen(url, timeout=timeout) as response:  # noqa: S310
             versions: list[dict[str, Any]] = json.loads(response.read(_LONGEST_DESCRIPTION))

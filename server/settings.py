@@ -20,6 +20,7 @@ class Settings:
         grpc_socket: Where the gRPC service listens.
         front: Where the front listens for it.
         condition: The file of the server's condition.
+        management: Base URL of TorchServe's management API.
         archives: The archives that are served, in the order in which they are loaded.
         max_body: Bytes that a request's body may have.
         patience: Seconds that an answer may take.
@@ -30,6 +31,7 @@ class Settings:
     grpc_socket: str
     front: str
     condition: str
+    management: str
     archives: list[str]
     max_body: int
     patience: int

@@ -117,6 +117,7 @@ def start_services(processes: Processes, run: Run, front: Front) -> None:
     Settings(
         socket=str(front.status_socket),
         condition=str(run.condition),
+        management=run.addresses.management_url,
         archives=[str(archive.path) for archive in run.archives],
         max_body=run.config.max_body,
         grpc_socket=str(front.grpc_socket),

@@ -20,6 +20,7 @@ class State:
         inference, management, metrics: Base URLs.
         models: Names of the models.
         condition: The file of its condition, which lies in a folder of its own.
+        store: The model store.
     """
 
     pid: int
@@ -28,6 +29,7 @@ class State:
     metrics: str
     models: list[str]
     condition: str = ""
+    store: str = ""
 
     def write(self, path: Path) -> None:
         """Write the file in one step: whoever sees it sees all of it.

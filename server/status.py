@@ -4,15 +4,19 @@ It listens on a socket that only the front reaches.
 """
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
+from server.catalog import Served
 from server.endpoints import application
+from server.lookup import Lookup
 from server.openapi import document
 from server.security import with_keys
 from server.settings import Settings
-from server.watch import Watch
+from server.watch import DefaultWatch, Watch
 
 __all__ = ["main"]
 
@@ -20,10 +24,13 @@ __all__ = ["main"]
 def main(settings: Settings) -> None:
     """Answer until told to end."""
     catalog = settings.catalog()
-    described = document(catalog, settings.max_body)
-    if settings.keys:
-        described = with_keys(described)
-    service = application(catalog, Watch(Path(settings.condition)), described)
+    lookup = Lookup(catalog, DefaultWatch(settings.management))
+
+    def describe(defaults: Sequence[Served]) -> Mapping[str, Any]:
+        described = document(catalog, settings.max_body, defaults)
+        return with_keys(described) if settings.keys else described
+
+    service = application(catalog, Watch(Path(settings.condition)), lookup, describe)
     uvicorn.run(
         service,
         uds=settings.socket,

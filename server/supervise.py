@@ -5,75 +5,38 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from server import java, ports
-from server.access import Access
-from server.archives import Archive, Selection, examine
-from server.condition import FAILED, READY, Condition
+from server.announce import announce
+from server.archives import examine
+from server.condition import FAILED, READY
 from server.config import Config
 from server.console import Console
-from server.curl import curl_line
-from server.errors import ServingError
+from server.errors import ServingError, UsageError
 from server.front import WITHOUT, Front, find_haproxy
 from server.limits import ClientLimits, open_files
-from server.marks import DRAINING, Marks, failed
-from server.monitor import Monitor
+from server.options import Options
 from server.processes import Processes
 from server.readiness import answers_ready
 from server.refresh import Refresh
-from server.sample_request import Target, try_model
 from server.signals import StopSignals
 from server.start import Run, start_front, start_services, start_torchserve
-from server.state import State, prepare
-from server.version_watch import Limits
+from server.state import prepare
+from server.versions import NO_SHARE, arranged, parse_share, read_defaults
+from server.watched import Watched
 from server.worker_lines import WorkerLines
 
-__all__ = ["Options", "serve"]
+__all__ = ["serve"]
 
 _POLL_SECONDS = 0.1
 _WATCH_SECONDS = 0.5
 _REPORT_SECONDS = 10.0
 # A worker's socket is SCRATCH/.ts.sock.PORT; Linux allows 107 characters.
 _LONGEST_SCRATCH = 90
-
-
-@dataclass(frozen=True)
-class Options:
-    """What to serve, and where.
-
-    Attributes:
-        config: The configuration file.
-        store: The model store; None for the configuration's.
-        models: Names of the models to serve; None for all of the store.
-        port: See `ports.choose`.
-        bind: Address of the inference API; None for the configuration's.
-        state: The file to write when ready, if any.
-        startup_timeout: Seconds within which every model has to be ready.
-        front: Whether HAProxy stands before TorchServe; None for where it is installed.
-        strict: Whether a model that cannot be served ends the others.
-        grace_seconds: How long a server that was told to stop still takes requests.
-        drain_seconds: How long it then has for those that it took.
-        check_seconds: How long after a sample request a model is sent the next.
-        access: Who may ask, and whether the front speaks TLS.
-    """
-
-    config: Path
-    store: Path | None = None
-    models: Sequence[str] | None = None
-    port: int | None = None
-    bind: str | None = None
-    state: Path | None = None
-    startup_timeout: float = 300.0
-    front: bool | None = None
-    strict: bool = False
-    grace_seconds: float = 3.0
-    drain_seconds: int = 30
-    check_seconds: float = 300.0
-    access: Access = field(default_factory=Access)
 
 
 def serve(options: Options) -> None:
@@ -86,12 +49,15 @@ def serve(options: Options) -> None:
     config = Config.read(options.config)
     store = (options.store or config.model_store).resolve()
     selection = examine(store, options.models)
-    archives = selection.archives
+    archives = arranged(selection.archives, read_defaults(store), options.defaults)
     found_java, home = java.find_java(), java.torchserve_home()
     haproxy = find_haproxy(options.front)
     access = options.access
     access.check(front=haproxy is not None)
     ClientLimits.read(config.settings, open_files()).check(front=haproxy is not None)
+    share = NO_SHARE if options.share is None else parse_share(options.share, archives)
+    if options.share is not None and haproxy is None:
+        raise UsageError("--share needs the front; install HAProxy, or leave --no-front out.")
     if options.state is not None:
         prepare(options.state)
     addresses = ports.choose(config.addresses(), options.port, options.bind)
@@ -105,7 +71,7 @@ def serve(options: Options) -> None:
         console.line(WITHOUT)
     processes = Processes(console.line)
     with StopSignals() as stop, _scratch() as scratch:
-        front = Front(haproxy, scratch, addresses, access) if haproxy is not None else None
+        front = Front(haproxy, scratch, addresses, access, share) if haproxy is not None else None
         run = Run(
             config=config,
             store=store,
@@ -117,7 +83,7 @@ def serve(options: Options) -> None:
             drain_seconds=options.drain_seconds,
             lines=WorkerLines(),
         )
-        watched = _Watched(options, run, selection, processes, front)
+        watched = Watched(options, run, selection, processes, front)
         refresh = Refresh(front.sources() if front is not None else (), console.line)
         try:
             start_torchserve(processes, run, found_java, home, front)
@@ -127,7 +93,7 @@ def serve(options: Options) -> None:
                 refresh.start()
             _wait_until_ready(watched, stop, options, front)
             if not stop.requested:
-                _announce(run, watched, options)
+                announce(run, watched.serving(), state=options.state, curl=access.curl_options())
             while not stop.wait(_WATCH_SECONDS if watched.condition.ready else _POLL_SECONDS):
                 watched.look()
         finally:
@@ -142,84 +108,8 @@ def serve(options: Options) -> None:
             processes.stop()
 
 
-class _Watched:
-    """The condition of a run, kept up to date for all who ask."""
-
-    def __init__(
-        self,
-        options: Options,
-        run: Run,
-        selection: Selection,
-        processes: Processes,
-        front: Front | None,
-    ) -> None:
-        addresses = run.addresses
-        host = addresses.ports["inference"][0]
-        target = (
-            Target(front.inference_socket) if front else Target(None, host, addresses.inference)
-        )
-        self.run = run
-        self.draining = False
-        self.condition = Condition()
-        self._options, self._processes = options, processes
-        left_out = zip(selection.lost, selection.left_out, strict=True)
-        self._left_out = {f"model {name}": line for name, line in left_out}
-        served = {archive.name for archive in run.archives}
-        self._lost = {failed(name) for name in selection.lost if name not in served}
-        self._marks = Marks(front.admin_socket, front.marks_file) if front else None
-        self._monitor = Monitor(
-            addresses.management_url,
-            run.archives,
-            check=lambda archive: try_model(target, archive, run.config.model_seconds),
-            lines=run.lines,
-            limits=Limits(
-                startup_seconds=options.startup_timeout, check_seconds=options.check_seconds
-            ),
-            say=run.console.line,
-        )
-        self.condition.write(run.condition)
-
-    def look(self) -> Condition:
-        """Look at everything once, and tell.
-
-        Raises:
-            ServingError: A process ended, or no model is left that can be served; or one cannot be
-                where all have to be.
-        """
-        self._processes.check()
-        parts = self._left_out | self._processes.problems
-        condition = self._monitor.look(draining=self.draining, parts=parts)
-        if condition != self.condition:
-            condition.write(self.run.condition)
-            self.condition = condition
-        os.utime(self.run.condition)
-        lost = [one for one in condition.models if one.state == FAILED]
-        if self._marks is not None:
-            self._marks.set(self._marked([(one.name, one.version) for one in lost]))
-        if lost and (self._options.strict or len(lost) == len(condition.models)):
-            raise ServingError("; ".join(self._said(one.name, one.problem) for one in lost))
-        return condition
-
-    def serves(self, archive: Archive) -> bool:
-        """Whether a model was not given up."""
-        return (archive.name, archive.version) not in {
-            (one.name, one.version) for one in self.condition.models if one.state == FAILED
-        }
-
-    def _marked(self, lost: Sequence[tuple[str, str]]) -> set[str]:
-        found = {failed(name, version) for name, version in lost}
-        # Without a version, the one that TorchServe took in first is meant.
-        defaults = {one.name: one.version for one in reversed(self.run.archives)}
-        found |= {failed(name) for name, version in lost if defaults[name] == version}
-        return self._lost | found | ({DRAINING} if self.draining else set())
-
-    def _said(self, name: str, problem: str | None) -> str:
-        files = ", ".join(one.path.name for one in self.run.archives if one.name == name)
-        return f"Model {name!r} ({files}) cannot be served: {problem}; lines above say why."
-
-
 def _wait_until_ready(
-    watched: _Watched, stop: StopSignals, options: Options, front: Front | None
+    watched: Watched, stop: StopSignals, options: Options, front: Front | None
 ) -> None:
     started = time.monotonic()
     console = watched.run.console
@@ -254,7 +144,7 @@ def _wait_until_ready(
     console.clear()
 
 
-def _drain(watched: _Watched, processes: Processes, stop: StopSignals, options: Options) -> None:
+def _drain(watched: Watched, processes: Processes, stop: StopSignals, options: Options) -> None:
     """Let whoever sends requests find out, then answer those that came, before anything ends.
 
     A second signal ends either at once; nobody at a terminal, and nobody who knows already, waits
@@ -274,28 +164,6 @@ def _until(done: Callable[[], bool], seconds: float, stop: StopSignals) -> None:
     deadline = time.monotonic() + seconds
     while len(stop.numbers) < 2 and time.monotonic() < deadline and not done():
         time.sleep(_POLL_SECONDS)
-
-
-def _announce(run: Run, watched: _Watched, options: Options) -> None:
-    addresses = run.addresses
-    archives = [archive for archive in run.archives if watched.serves(archive)]
-    print(f"Ready: inference {addresses.inference_url}, management {addresses.management_url}, "
-          f"metrics {addresses.metrics_url}/metrics")  # fmt: skip
-    for archive in archives:
-        print(f"\n{archive.name} {archive.version}")
-        line = curl_line(
-            addresses.inference_url, archive.name, archive.sample, options.access.curl_options()
-        )
-        print(line, flush=True)
-    if options.state is not None:
-        State(
-            pid=os.getpid(),
-            inference=addresses.inference_url,
-            management=addresses.management_url,
-            metrics=addresses.metrics_url,
-            models=sorted({archive.name for archive in archives}),
-            condition=str(run.condition),
-        ).write(options.state)
 
 
 @contextmanager

@@ -285,7 +285,7 @@ def test_a_killed_writer_is_started_again_and_finds_what_is_left(log, file, capf
     until(lambda: log.counts().written == 4)
     assert log.writer_pid != first
     assert ids(file) == [0, 1, 2, 3]
-    assert capfd.readouterr().err.startswith("vitrine: the activation log's writer ended with")
+    assert capfd.readouterr().err.startswith(f"vitrine: the writer of {file} ended with")
 
 
 def test_a_dead_writer_is_named_when_the_channel_is_full(log, monkeypatch, capfd):

@@ -79,6 +79,7 @@ def test_each_of_a_batch_has_its_own_status_and_headers(adapter):
     assert json.loads(bodies[2])["error"]["code"] == "not_npy"
     assert json.loads(bodies[3])["error"]["code"] == "unsupported_media_type"
     assert json.loads(bodies[5])["model"] == "elementwise"
+    assert [headers.pop("x-model-version") for headers in context.headers] == ["1.0"] * 6
     assert context.headers[0] == {"content-type": "application/json", "x-correlation-id": "mine"}
     assert context.headers[1] == {"content-type": "application/octet-stream"}
     assert context.headers[2] == {"content-type": "application/json", "x-correlation-id": "file"}
@@ -113,7 +114,7 @@ def test_an_answer_that_is_withheld_leaves_no_headers_of_its_own(adapter):
     for path, body, headers in zip(("/predictions", "/v2"), withheld, context.headers, strict=True):
         assert told(path, json.loads(body))["code"] == "answer_too_large"
         assert headers["content-type"] == "application/json"
-        assert headers.keys() <= {"content-type", "x-correlation-id"}
+        assert headers.keys() <= {"content-type", "x-correlation-id", "x-model-version"}
     assert [status for status, _ in context.statuses] == [413, 413]
     adapter._limit = 10_000_000
     context = Context(*context.sent)

@@ -393,13 +393,30 @@ def test_options_that_would_be_ignored_are_refused(tmp_path, capsys):
     assert "two model files" in refusal(capsys, branch, branch, *store)
     assert "cannot be made" in refusal(capsys, branch, "--model-store", branch)
     assert "cannot stand in a URL" in refusal(capsys, branch, "--name", "a..b", *store)
+    assert "--model-version) is '../2'" in refusal(
+        capsys, branch, "--model-version", "../2", *store
+    )
+
+
+def test_a_version_beside_another_has_files_of_its_own(tmp_path, capsys):
+    branch, store = str(MODEL_FILES / "branch.py"), ["--model-store", str(tmp_path)]
+    (tmp_path / "branch.mar").write_bytes(b"the other")
+    for told in ("wrote", "up to date"):
+        assert main([branch, "--model-version", "2.10", "--update", *store]) == 0
+        assert told in capsys.readouterr().out
+    assert (tmp_path / "branch.mar").read_bytes() == b"the other"
+    with zipfile.ZipFile(tmp_path / "branch-2.10.mar") as archive:
+        model = json.loads(archive.read("MAR-INF/MANIFEST.json"))["model"]
+    assert (model["modelName"], model["modelVersion"]) == ("branch", "2.10")
+    assert (tmp_path / "branch-2.10.sample.json").exists()
 
 
 def test_a_model_file_chooses_its_layers_and_its_log(tmp_path):
     path = write(
         tmp_path / "net.py",
         "return self.two(self.one(x))",
-        'LAYERS = ["one"]\nACTIVATION_LOG = {"mode": "asked", "folder": "/logs"}',
+        'LAYERS = ["one"]\nACTIVATION_LOG = {"mode": "asked", "folder": "/logs"}\n'
+        'RECORDING = {"mode": "sampled", "folder": "/kept"}',
     )
     source = path.read_text().replace(
         "    def forward",
@@ -412,6 +429,7 @@ def test_a_model_file_chooses_its_layers_and_its_log(tmp_path):
         config = yaml.safe_load(content.read("model-config.yaml"))
         content.extract("layers.json", tmp_path)
     assert config["vitrine"]["activation_log"] == {"mode": "asked", "folder": "/logs"}
+    assert config["vitrine"]["recording"] == {"mode": "sampled", "folder": "/kept"}
     assert [layer.name for layer in Layers.read(tmp_path).hooked if layer.chosen] == ["one"]
 
 

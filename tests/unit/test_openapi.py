@@ -1,6 +1,7 @@
 """The OpenAPI document: valid, true to the signatures, and the one in docs/."""
 
 import json
+from dataclasses import replace
 
 import jsonschema
 import numpy as np
@@ -177,6 +178,22 @@ def test_answers_of_two_outputs():
 )
 def test_datatypes_of_the_protocol(dtype, name):
     assert DATATYPES[dtype] == name
+
+
+def test_versions_have_types_of_their_own_and_the_default_may_be_any():
+    former = replace(TWO, model_version="1.0", inputs=TWO.inputs[:1])
+    catalog = Catalog([Served("two", "1.0", former), Served("two", "2.0", TWO)])
+    whole = document(catalog, LIMIT)
+    OpenAPIV31SpecValidator(whole).validate()
+    assert {"/predictions/two", "/predictions/two/1.0", "/v2/models/two/versions/2.0/infer"} <= set(
+        whole["paths"]
+    )
+    two = {"inputs": {"a": [[1, 2]], "b": [True]}}
+    assert fits(whole, "two-2.0.request", two)
+    assert not fits(whole, "two-1.0.request", two)
+    assert not fits(whole, "two.request", two)
+    switched = document(catalog, LIMIT, [Served("two", "2.0", TWO)])
+    assert fits(switched, "two.request", two)
 
 
 def test_the_command_writes_the_document_of_a_store(exported, tmp_path, capsys):

@@ -6,6 +6,7 @@ import subprocess
 import threading
 import time
 import tomllib
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,10 @@ from server.config import DEFAULT_CONFIG, Config
 from server.endpoints import application
 from server.errors import UsageError
 from server.front import Front, find_haproxy
+from server.lookup import Lookup
+from server.readiness import NotListening
 from server.unix_http import Client
-from server.watch import Watch
+from server.watch import DefaultWatch, Watch
 from tests.conftest import ROOT
 from tests.errors import told
 
@@ -62,8 +65,27 @@ def supervisor(tmp_path):
 
 
 @pytest.fixture
-def ask(supervisor, tmp_path):
-    app = application(CATALOG, Watch(tmp_path / "condition.json"), {"openapi": "3.1.0"})
+def defaults(monkeypatch):
+    """Default versions by model, as TorchServe says them."""
+    said = {"m": "1.0"}
+
+    def default_version(management, name, timeout):
+        if said[name] is None:
+            raise NotListening("gone")
+        return said[name]
+
+    monkeypatch.setattr("server.watch.default_version", default_version)
+    return said
+
+
+@pytest.fixture
+def ask(supervisor, defaults, tmp_path):
+    watch = Watch(tmp_path / "condition.json")
+    ticks = count(step=2)
+    lookup = Lookup(CATALOG, DefaultWatch("http://x", clock=lambda: next(ticks)))
+    app = application(
+        CATALOG, watch, lookup, lambda served: {"defaults": [one.version for one in served]}
+    )
     service = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", access_log=False))
     thread = threading.Thread(target=service.run)
     thread.start()
@@ -83,7 +105,7 @@ def test_all_is_well(ask):
     assert ask("/v2/health/live").json() == {"live": True}
     assert ask("/v1/models").json() == {"models": ["m", "other"]}
     assert ask("/v2/").json()["name"] == "vitrine"
-    assert ask("/openapi.json").json() == {"openapi": "3.1.0"}
+    assert ask("/openapi.json").json() == {"defaults": ["1.0", "1.0"]}
 
 
 def test_metadata_comes_from_the_signature(ask):
@@ -97,6 +119,25 @@ def test_metadata_comes_from_the_signature(ask):
     assert ask("/v2/models/m").json() == wanted
     assert ask("/v2/models/m/versions/1.0").json() == wanted
     assert ask("/v2/models/m/versions/2.0").json()["inputs"] == []
+
+
+def test_a_default_that_was_switched_shows_everywhere(ask, defaults):
+    defaults["m"] = "2.0"
+    assert ask("/v2/models/m").json()["inputs"] == []
+    assert ask("/openapi.json").json() == {"defaults": ["2.0", "1.0"]}
+    # Where TorchServe no longer tells, the one that it was started with.
+    defaults["m"] = None
+    assert ask("/v2/models/m").json()["inputs"] != []
+
+
+def test_a_default_is_asked_for_once_a_second(monkeypatch):
+    asked, now = [], [0.0]
+    monkeypatch.setattr("server.watch.default_version", lambda *what: asked.append(what))
+    watch = DefaultWatch("http://x", clock=lambda: now[0])
+    for moment in (0.0, 0.9, 1.0, 1.5, 2.1):
+        now[0] = moment
+        watch.default("m")
+    assert len(asked) == 3
 
 
 def test_one_version_that_is_not_ready(ask, supervisor):
