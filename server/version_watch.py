@@ -53,6 +53,7 @@ class VersionWatch:
         # Of each worker that does not answer, the processes that it has had since one did.
         self._tried: dict[str, set[int]] = {}
         self._missing_since: float | None = None
+        self._silent_since: float | None = None
         self._was_complete = False
         self._thread: threading.Thread | None = None
         self._outcome: Outcome | None = None
@@ -83,7 +84,7 @@ class VersionWatch:
             self._expected = max(int(description["minWorkers"]), len(workers))
         if self._pids and self.failure is not None:
             # Somebody has given it workers again.
-            self.failure, self.lines, self._refusals = None, (), 0
+            self.failure, self.lines, self._refusals, self._silent_since = None, (), 0, None
         for one in workers:
             tried = self._tried.setdefault(one["id"], set())
             if one in up:
@@ -155,9 +156,13 @@ class VersionWatch:
             if deaths >= most:
                 return f"its worker died {deaths} times while loading it"
             return f"not ready within {limits.startup_seconds:g} seconds"
-        if not self._answered and self._refusals >= limits.refusals:
-            return self._said
-        return None
+        if self._answered:
+            return None
+        if self._pids and self._silent_since is None:
+            self._silent_since = now
+        since = now if self._silent_since is None else self._silent_since
+        silent = now - since > limits.startup_seconds
+        return self._said if silent or self._refusals >= limits.refusals else None
 
     @staticmethod
     def _deaths(tried: set[int]) -> int:

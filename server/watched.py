@@ -1,4 +1,4 @@
-"""How the supervisor sees a run: its processes and its models, told to all who ask."""
+"""The condition of a run: found out, written down, and told to the front."""
 
 import os
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ from server.errors import ServingError
 from server.front import Front
 from server.marks import DRAINING, Marks, failed
 from server.monitor import Monitor
-from server.options import Options
 from server.processes import Processes
 from server.sample_request import Target, try_model
 from server.start import Run
@@ -20,15 +19,31 @@ __all__ = ["Watched"]
 
 
 class Watched:
-    """The condition of a run, kept up to date for all who ask."""
+    """The condition of a run, kept up to date for all who ask, and for the front.
+
+    Args:
+        run: The run.
+        selection: What is served, and what was left out.
+        processes: The processes of the run.
+        front: The front, if there is one; its marks are set.
+        limits: When a model is given up.
+        strict: Whether a model that cannot be served ends the others.
+
+    Attributes:
+        run: As it was given.
+        draining: Whether a stop was asked for.
+        condition: As it was seen last.
+    """
 
     def __init__(
         self,
-        options: Options,
         run: Run,
         selection: Selection,
         processes: Processes,
         front: Front | None,
+        *,
+        limits: Limits,
+        strict: bool,
     ) -> None:
         addresses = run.addresses
         host = addresses.ports["inference"][0]
@@ -38,7 +53,7 @@ class Watched:
         self.run = run
         self.draining = False
         self.condition = Condition()
-        self._options, self._processes = options, processes
+        self._strict, self._processes = strict, processes
         left_out = zip(selection.lost, selection.left_out, strict=True)
         self._left_out = {f"model {name}": line for name, line in left_out}
         served = {archive.name for archive in run.archives}
@@ -50,9 +65,7 @@ class Watched:
             run.archives,
             check=lambda archive: try_model(target, archive, run.config.model_seconds),
             lines=run.lines,
-            limits=Limits(
-                startup_seconds=options.startup_timeout, check_seconds=options.check_seconds
-            ),
+            limits=limits,
             say=run.console.line,
         )
         self.condition.write(run.condition)
@@ -74,7 +87,7 @@ class Watched:
         lost = [one for one in condition.models if one.state == FAILED]
         if self._marks is not None:
             self._marks.set(self._marked([(one.name, one.version) for one in lost]))
-        if lost and (self._options.strict or len(lost) == len(condition.models)):
+        if lost and (self._strict or len(lost) == len(condition.models)):
             raise ServingError("; ".join(self._said(one.name, one.problem) for one in lost))
         return condition
 

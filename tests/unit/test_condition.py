@@ -227,6 +227,14 @@ def test_a_model_that_hangs_or_never_answers_is_given_up(monkeypatch):
     assert (found.state, found.problem) == (FAILED, "answered 500")
 
 
+def test_a_model_whose_sample_request_ends_its_worker_each_time_is_given_up(model):
+    model.outcome = Outcome(None, "Worker died")
+    for pid in range(10, 40):
+        model.living = {pid}
+        found = model.step(("READY", pid), seconds=12)
+    assert (found.state, found.problem) == (FAILED, "Worker died")
+
+
 def test_a_second_worker_that_cannot_load_does_not_keep_the_first_from_serving(model):
     model.living = {10}
     for pid in (11, 12, 13):

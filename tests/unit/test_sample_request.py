@@ -5,6 +5,7 @@ import shutil
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ def alone(exported, tmp_path):
     """An archive of a model without its sample beside it."""
 
     def copy(name):
-        return read_archive(shutil.copy(exported(name).archive, tmp_path))
+        return read_archive(Path(shutil.copy(exported(name).archive, tmp_path)))
 
     return copy
 
