@@ -52,6 +52,7 @@ class VersionWatch:
         self._expected = 1
         # Of each worker that does not answer, the processes that it has had since one did.
         self._tried: dict[str, set[int]] = {}
+        self._given_up: frozenset[int] = frozenset()
         self._missing_since: float | None = None
         self._silent_since: float | None = None
         self._was_complete = False
@@ -79,12 +80,12 @@ class VersionWatch:
         workers = description["workers"]
         up = [one for one in workers if one["status"] == "READY" and alive(one["pid"])]
         self._pids = frozenset(one["pid"] for one in up)
-        # One that was given up should have workers, and does not.
-        if self._pids or self.failure is None:
-            self._expected = max(int(description["minWorkers"]), len(workers))
-        if self._pids and self.failure is not None:
+        if self.failure is not None and self._pids - self._given_up:
             # Somebody has given it workers again.
             self.failure, self.lines, self._refusals, self._silent_since = None, (), 0, None
+        # One that was given up should have workers, and does not.
+        if self.failure is None:
+            self._expected = max(int(description["minWorkers"]), len(workers))
         for one in workers:
             tried = self._tried.setdefault(one["id"], set())
             if one in up:
@@ -112,6 +113,8 @@ class VersionWatch:
         self._send(now)
         if self.failure is None:
             self.failure = self._hopeless(now)
+            # They end soon, and may be described as they were until then.
+            self._given_up = frozenset(self.processes)
 
     def condition(self) -> ModelCondition:
         """Its condition."""
