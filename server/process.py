@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["ChildProcess"]
+__all__ = ["ChildProcess", "reap"]
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -71,10 +71,8 @@ class ChildProcess:
         return self._process.pid
 
     def poll(self) -> int | None:
-        """Its exit status if it has ended; orphans that have ended are reaped on the way."""
-        status = self._process.poll()
-        _reap()
-        return status
+        """Its exit status if it has ended."""
+        return self._process.poll()
 
     def ask(self, number: signal.Signals) -> None:
         """Send the child a signal, if it has not ended."""
@@ -124,13 +122,13 @@ class ChildProcess:
             if not _tended and time.monotonic() - started > _GRACE_SECONDS:
                 for pid in _orphans():
                     _kill(pid)
-            orphans_left = _reap() and not _tended
+            orphans_left = reap() and not _tended
             if not orphans_left and not group_left:
                 return
             time.sleep(0.02)
 
 
-def _reap() -> bool:
+def reap() -> bool:
     """Wait for orphans that have ended.
 
     Returns:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from server.errors import ServingError
-from server.process import ChildProcess
+from server.process import ChildProcess, reap
 
 __all__ = ["Processes"]
 
 # A process that may be started again is so after these seconds, and, from the last on, gives up.
 _BACK_OFF: Final = (0.2, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+# Orphans that have ended may wait: looking for them reads all of /proc.
+_REAP_SECONDS: Final = 10.0
 # One that ran this long has recovered.
 _STEADY_SECONDS: Final = 60.0
 
@@ -42,6 +44,7 @@ class Processes:
     ) -> None:
         self._members: list[_Member] = []
         self._say, self._clock = say, clock
+        self._reaped = clock()
 
     def add(
         self,
@@ -69,6 +72,9 @@ class Processes:
             ServingError: One ended without having been asked to, and is not to be started again,
                 or was too often.
         """
+        if self._clock() - self._reaped >= _REAP_SECONDS:
+            self._reaped = self._clock()
+            reap()
         for member in self._members:
             if member.due is not None:
                 self._restart(member)

@@ -86,8 +86,9 @@ class VersionWatch:
         # One that was given up should have workers, and does not.
         if self.failure is None:
             self._expected = max(int(description["minWorkers"]), len(workers))
+        self._tried = {one["id"]: self._tried.get(one["id"], set()) for one in workers}
         for one in workers:
-            tried = self._tried.setdefault(one["id"], set())
+            tried = self._tried[one["id"]]
             if one in up:
                 tried.clear()
             elif one["pid"] > 0:  # -1 until the process has said its id
