@@ -33,13 +33,14 @@ def shell(role: str) -> list[str]:
     return [block.text for block in blocks() if block.language == "sh" and block.role == role]
 
 
-def run_page(name: str, url: str, folder: Path) -> Iterator[tuple[str, str]]:
+def run_page(name: str, url: str, folder: Path, seconds: float = 60) -> Iterator[tuple[str, str]]:
     """Run the shell blocks with a role of a page in docs/, in order.
 
     Args:
         name: of the page.
         url: of the server to ask.
         folder: where to run them.
+        seconds: how long each may take.
 
     Yields:
         The role and what was printed.
@@ -54,7 +55,7 @@ def run_page(name: str, url: str, folder: Path) -> Iterator[tuple[str, str]]:
             cwd=folder,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=seconds,
             check=True,
         )
         yield role, done.stdout

@@ -224,7 +224,7 @@ def test_the_page(tmp_path):
         (tmp_path / room).symlink_to(ROOT / room)
     store = tmp_path / "model_store"
     export_all([ROOT / "models" / "digits.py"], store)
-    page = run_page("versions.md", "http://127.0.0.1:8080", tmp_path)
+    page = run_page("versions.md", "http://127.0.0.1:8080", tmp_path, seconds=300)
     role, printed = next(page)
     assert (role, "digits-2.0.mar" in printed) == ("export", True)
     settings = recording(tmp_path / "recorded")
