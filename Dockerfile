@@ -13,10 +13,12 @@ ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE} AS packages
 ARG TORCH_INDEX_URL=
 ENV PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore VITRINE_VENV=/opt/venv
+# `tracing` adds what exports traces.
+ARG WITH=serve
 WORKDIR /build
 COPY scripts/bootstrap scripts/
-COPY requirements/constraints.txt requirements/serve.txt requirements/
-RUN scripts/bootstrap serve
+COPY requirements/constraints.txt requirements/serve.txt requirements/tracing.txt requirements/
+RUN scripts/bootstrap ${WITH}
 
 # The example models, exported.
 FROM packages AS export

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from handlers.datatypes import Buffer
 
-__all__ = ["Request", "Response"]
+__all__ = ["Request", "Response", "Run"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,21 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Run:
+    """The run of the model that a request was part of.
+
+    Attributes:
+        requests: how many shared it.
+        began: when, in seconds since 1970.
+        seconds: how long it took.
+    """
+
+    requests: int
+    began: float
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Response:
     """One answer.
 
@@ -31,8 +46,14 @@ class Response:
         status: HTTP status.
         body: JSON, if the status is not 200; else what the request asked for.
         headers: to be set on the answer, the content type among them.
+        error: the error's code; empty for a good answer.
+        rows: how many rows the request had; 0 where that was never known.
+        run: the run that answered it; None where the model did not run for it.
     """
 
     status: int
     body: bytes
     headers: Mapping[str, str]
+    error: str = ""
+    rows: int = 0
+    run: Run | None = None

@@ -116,6 +116,11 @@ class Recorder:
             )
         )
 
+    def note_dead(self, dead: Mapping[str, int]) -> None:
+        """Take in how many units of each layer were never active, by activation key."""
+        for layer, units in dead.items():
+            self._sample("vitrine_activation_dead_units", units, layer)
+
     def take_samples(self) -> list[Sample]:
         """Return what there is for the metrics since the last call.
 
@@ -150,6 +155,8 @@ class Recorder:
             total = record.total
             if total.mean is not None:
                 self._sample("vitrine_activation_mean", total.mean, key)
+            if total.std is not None:
+                self._sample("vitrine_activation_std", total.std, key)
             if total.zero_fraction is not None:
                 self._sample("vitrine_activation_zero_fraction", total.zero_fraction, key)
             if total.non_finite:

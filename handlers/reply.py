@@ -13,7 +13,7 @@ from handlers.datatypes import to_raw
 from handlers.encode import answer, value
 from handlers.errors import RequestError
 from handlers.explainer import Explained
-from handlers.message import Request, Response
+from handlers.message import Request, Response, Run
 from handlers.observe import layer_of, only
 from handlers.values import Array
 
@@ -105,8 +105,17 @@ def _activations(
     return {}
 
 
-def respond(request: Request, result: Reply | RequestError) -> Response:
-    """Return what is sent: errors are always JSON, and long JSON is compressed on request."""
+def respond(
+    request: Request, result: Reply | RequestError, rows: int = 0, run: Run | None = None
+) -> Response:
+    """Return what is sent: errors are always JSON, and long JSON is compressed on request.
+
+    Args:
+        request: the request.
+        result: what became of it.
+        rows: how many rows it had, if that is known.
+        run: the run of the model that it was part of, if there was one.
+    """
     headers = {"content-type": media.JSON}
     for name in _ECHOED:
         echo = request.headers.get(name)
@@ -116,7 +125,8 @@ def respond(request: Request, result: Reply | RequestError) -> Response:
         if result.status == 503:
             headers["retry-after"] = "1"
         document = result.to_json(flat=_is_flat(request.headers, result))
-        return Response(result.status, jsontext.dumps(document), headers)
+        body = jsontext.dumps(document)
+        return Response(result.status, body, headers, result.code, rows, run)
     headers |= {"content-type": result.media, **result.headers}
     body = result.body
     if result.media == media.JSON and len(body) >= coding.LEAST_BYTES:
@@ -124,7 +134,7 @@ def respond(request: Request, result: Reply | RequestError) -> Response:
         if coding.takes_gzip(request.headers.get("accept-encoding")):
             body = coding.compressed(body)
             headers["content-encoding"] = "gzip"
-    return Response(200, body, headers)
+    return Response(200, body, headers, "", rows, run)
 
 
 def _is_flat(headers: Mapping[str, str], error: RequestError) -> bool:

@@ -1,6 +1,7 @@
 """The request path, free of any server: read, group, run, slice, encode."""
 
 import sys
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from handlers.errors import RequestError
 from handlers.explain import asks
 from handlers.explainer import explain
 from handlers.faults import check_device
-from handlers.message import Request, Response
+from handlers.message import Request, Response, Run
 from handlers.model import Model
 from handlers.observe import HEADER, Observation, limited
 from handlers.recorded import RequestRecording
@@ -39,7 +40,7 @@ class _Outcome:
     """What became of a request.
 
     `outputs` holds its own rows of a prediction's. `seen` is what its layers looked like, where
-    that was measured, and `gradients` what arrived at them.
+    that was measured, `gradients` what arrived at them, and `run` the run that it was part of.
     """
 
     result: Reply | RequestError
@@ -47,6 +48,7 @@ class _Outcome:
     seen: Activations | None = None
     gradients: Gradients | None = None
     outputs: Sequence[Array] = ()
+    run: Run | None = None
 
 
 class Service:
@@ -109,7 +111,11 @@ class Service:
             self._record(request, outcomes[place], draws[place], asks=place in inside)
             if self._recording.picks() and not asks(request.headers):
                 self._keep(request, outcomes[place])
-        return [respond(one, outcomes[place].result) for place, one in enumerate(requests)]
+        ended = [outcomes[place] for place in range(len(requests))]
+        return [
+            respond(request, outcome.result, outcome.rows, outcome.run)
+            for request, outcome in zip(requests, ended, strict=True)
+        ]
 
     def _asked(self, request: Request, draw: float) -> Asked:
         asked = read(request, self._model.signature, self._model.layers, self._limit)
@@ -154,29 +160,38 @@ class Service:
         questions = [one.question for one in group]
         arrays = join(questions)
         observation: Observation | None = None
+        began, started = time.time(), time.perf_counter()
         if self._chosen and any(one.looks_inside or one.sampled for one in group):
             rows = sum(question.rows for question in questions)
             outputs, observation = self._model.observe(arrays, rows)
-            self.units.look(lambda names: self._model.raw(arrays, names))
+            run = Run(len(group), began, time.perf_counter() - started)
+            if self.units.look(lambda names: self._model.raw(arrays, names)):
+                self._recorder.note_dead(self.units.dead())
         else:
             outputs = self._model.run(arrays)
+            run = Run(len(group), began, time.perf_counter() - started)
         outcomes = []
         start = 0
         slices = split(outputs, questions, self._model.signature.row_axis)
         for own, one in zip(slices, group, strict=True):
             stop = start + one.question.rows
-            outcomes.append(self._outcome(own, one, observation, range(start, stop)))
+            outcomes.append(self._outcome(own, one, observation, range(start, stop), run))
             start = stop
         return outcomes
 
     def _outcome(
-        self, outputs: list[Array], one: Asked, observation: Observation | None, rows: range
+        self,
+        outputs: list[Array],
+        one: Asked,
+        observation: Observation | None,
+        rows: range,
+        run: Run,
     ) -> _Outcome:
         own = one.question
         try:
             raw = self._raw(one)
         except RequestError as error:
-            return _Outcome(_told(error, one), own.rows)
+            return _Outcome(_told(error, one), own.rows, run=run)
         seen = None
         if observation is not None and (one.looks_inside or one.sampled):
             if len(rows) < observation.rows and not observation.divides:
@@ -187,11 +202,12 @@ class Service:
             _, alone = self._model.observe(own.arrays, own.rows)
             seen = self._seen(alone, own, range(own.rows))
         reply = encode(one, outputs, self._model.signature, seen, raw)
-        return _Outcome(reply, own.rows, seen, outputs=outputs)
+        return _Outcome(reply, own.rows, seen, outputs=outputs, run=run)
 
     def _explains(self, one: Asked) -> _Outcome:
         assert one.explanation is not None
         own = one.question
+        began, started = time.time(), time.perf_counter()
         try:
             raw = self._raw(one)
             seen = None
@@ -199,10 +215,11 @@ class Service:
                 _, observation = self._model.observe(own.arrays, own.rows)
                 seen = self._seen(observation, own, range(own.rows))
             explained = explain(self._model, own, one.explanation)
+            run = Run(1, began, time.perf_counter() - started)
             reply = encode_explanation(one, explained, self._model.signature, seen, raw)
         except Exception as error:
             return _Outcome(_told(error), own.rows)
-        return _Outcome(reply, own.rows, seen, explained.gradients)
+        return _Outcome(reply, own.rows, seen, explained.gradients, run=run)
 
     def _raw(self, one: Asked) -> Mapping[str, Array]:
         """Return the activations it asks for, in its header and among its outputs, by key.

@@ -21,6 +21,7 @@ from handlers.jsontext import dumps
 from handlers.log_settings import LogSettings
 from handlers.media import JSON
 from handlers.model import Model, use_threads
+from handlers.record_header import ARRIVAL, RECORD, RecordHeader
 from handlers.recorded import RequestRecording
 from handlers.recorder import Recorder
 from handlers.recording_settings import RecordingSettings
@@ -57,6 +58,7 @@ class TorchServeAdapter:
         self._service: Service | None = None
         self._model: Model | None = None
         self._recorder: Recorder | None = None
+        self._record_header = RecordHeader("", "")
         self._limit = _DEFAULT_LIMIT
 
     def initialize(self, context: Any) -> None:
@@ -97,6 +99,7 @@ class TorchServeAdapter:
         most = int(os.environ.get("VITRINE_MAX_REQUEST_SIZE", MAX_REQUEST_BYTES))
         self._service = Service(self._model, self._recorder, most, recording)
         signature = self._model.signature
+        self._record_header = RecordHeader(context.model_name, signature.model_version)
         print(
             f"vitrine: {signature.model} {signature.model_version} is loaded and warm "
             f"on {device} with {threads} thread(s), run by {self._model.engine}",
@@ -115,6 +118,7 @@ class TorchServeAdapter:
         """Answer a batch: one body per request, with its own status and headers."""
         assert self._service is not None
         assert self._model is not None
+        began = time.time()
         answers: dict[int, Response] = {}
         places: list[int] = []
         requests: list[Request] = []
@@ -138,6 +142,11 @@ class TorchServeAdapter:
         sizes = [len(answers[place].body) for place in range(len(data))]
         for place, refusal in too_large(sizes, self._limit).items():
             answers[place] = respond(Request(b"", sent[place]), refusal)
+        for place, headers in enumerate(sent):
+            arrival = headers.get(ARRIVAL)
+            if arrival is not None:
+                record = self._record_header.text(arrival, began, answers[place])
+                context.set_response_header(place, RECORD, record)
         version = self._model.signature.model_version
         return [_send(context, place, answers[place], version) for place in range(len(data))]
 

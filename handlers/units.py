@@ -53,23 +53,35 @@ class UnitWatch:
         self._clock = clock
         self._next = 0.0
 
-    def look(self, raw: Callable[[frozenset[str]], Mapping[str, Array]]) -> None:
+    def look(self, raw: Callable[[frozenset[str]], Mapping[str, Array]]) -> bool:
         """Count a batch, if there is time for it. Never raises.
 
         Args:
             raw: runs the batch and returns what the named layers put out, by activation key.
+
+        Returns:
+            Whether it was counted.
         """
         started = self._clock()
         if not self._axes or started < self._next:
-            return
+            return False
         try:
             for key, values in raw(frozenset(self._axes)).items():
                 self._count(key, values)
-        except Exception:  # noqa: S110 (the answer is ready; what cannot be counted is not)
-            pass
-        finally:
-            ended = self._clock()
-            self._next = ended + (ended - started) * (1 / _SHARE - 1)
+            counted = True
+        except Exception:  # The answer is ready; what cannot be counted is not.
+            counted = False
+        ended = self._clock()
+        self._next = ended + (ended - started) * (1 / _SHARE - 1)
+        return counted
+
+    def dead(self) -> dict[str, int]:
+        """Return how many units were never active, by the key of each layer seen often enough."""
+        return {
+            key: int(np.count_nonzero(seen.active == 0))
+            for key, seen in self._seen.items()
+            if seen.rows >= ROWS_NEEDED
+        }
 
     def report(self) -> dict[str, dict[str, Any]]:
         """Say which units were never active.

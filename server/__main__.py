@@ -19,6 +19,7 @@ from server.errors import ServerError
 from server.health import report
 from server.java_cache import make as make_java_cache
 from server.options import Options
+from server.request_log import STDOUT
 from server.supervise import serve
 from server.versions import parse_defaults
 
@@ -132,6 +133,13 @@ def _serve(arguments: Sequence[str]) -> int:
         metavar="NAME=VERSION:PERCENT",
         help="which part of a model's predictions that name no version this version answers",
     )
+    parser.add_argument(
+        "--request-log",
+        default=os.environ.get("VITRINE_REQUEST_LOG") or STDOUT,
+        metavar="WHERE",
+        help="where the front writes a line of JSON for each request: stdout, off, or a file "
+        "(default: VITRINE_REQUEST_LOG, or stdout)",
+    )
     given = parser.parse_args(arguments)
     try:
         serve(
@@ -154,6 +162,7 @@ def _serve(arguments: Sequence[str]) -> int:
                 ),
                 defaults=parse_defaults(given.default),
                 share=given.share,
+                request_log=given.request_log,
             )
         )
     except ServerError as error:

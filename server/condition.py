@@ -37,6 +37,7 @@ class ModelCondition:
             an error, or "not tried".
         problem: What is wrong, of one that is ready too; None when nothing is.
         lines: The last lines that its worker printed, of one that was given up.
+        restarts: How often a worker was there again in another process.
     """
 
     name: str
@@ -47,6 +48,7 @@ class ModelCondition:
     inference: str = "not tried"
     problem: str | None = None
     lines: tuple[str, ...] = ()
+    restarts: int = 0
 
     @property
     def ready(self) -> bool:

@@ -142,7 +142,9 @@ def _error(
     flat = path == "/v2" or path.startswith("/v2/")
     # In ASCII, unlike a JSONResponse.
     body = json.dumps(error_to_json(code, message, expected=expected, flat=flat))
-    return Response(body, status, media_type="application/json")
+    # For the front's log, which takes it away (`handlers/record_header.py`).
+    told = {"x-vitrine-record": f'[null,null,null,null,null,null,null,"{code}"]'}
+    return Response(body, status, told, media_type="application/json")
 
 
 def _unknown(request: Request, error: Exception) -> Response:

@@ -23,8 +23,8 @@ __all__ = ["WITHOUT", "Front", "find_haproxy", "patience"]
 
 #: What is said where there is none.
 WITHOUT = (
-    "No front (HAProxy): errors that TorchServe answers itself have its own form, and /ping, /v2 "
-    "and /v1/models say what it says; see docs/endpoints.md."
+    "No front (HAProxy): errors that TorchServe answers itself have its own form, /ping, /v2 and "
+    "/v1/models say what it says, and there is no request log; see docs/endpoints.md."
 )
 _CONFIG = Path(__file__).resolve().parent / "haproxy.cfg"
 # How long a request may wait for its turn, on top of the time that a model may take.
@@ -133,16 +133,29 @@ class Front:
             found.append(Source("TLS certificate", self.access.read_certificate, use_certificate))
         return found
 
+    @property
+    def metrics_socket(self) -> Path:
+        """Where TorchServe's metrics are."""
+        return self.scratch / "metrics.sock"
+
     def overrides(self) -> dict[str, str]:
-        """TorchServe's settings: it gives the public address up."""
-        return {"inference_address": f"unix:{self.inference_socket}"}
+        """TorchServe's settings: it gives the public address up, and that of the metrics."""
+        return {
+            "inference_address": f"unix:{self.inference_socket}",
+            "metrics_address": f"unix:{self.metrics_socket}",
+        }
 
     def command(self) -> list[str]:
         """The command line that runs it in the foreground."""
         return [str(self.executable), "-db", "-f", str(_CONFIG)]
 
     def environment(
-        self, config: Config, drain_seconds: int, environ: Mapping[str, str] = os.environ
+        self,
+        config: Config,
+        drain_seconds: int,
+        environ: Mapping[str, str] = os.environ,
+        *,
+        requests: int = 2,
     ) -> dict[str, str]:
         """What `haproxy.cfg` fills in.
 
@@ -150,6 +163,7 @@ class Front:
             config: TorchServe's configuration.
             drain_seconds: What requests in flight have, once a stop was asked for.
             environ: This process's own.
+            requests: The file descriptor for a line about each request (2: standard error).
 
         Raises:
             UsageError: A limit in the configuration is none.
@@ -172,6 +186,7 @@ class Front:
             "VITRINE_GRPC": f"unix@{self.grpc_socket}",
             "VITRINE_INSIDE": f"unix@{self.own_socket}",
             "VITRINE_TORCHSERVE": f"unix@{self.inference_socket}",
+            "VITRINE_REQUEST_PIPE": f"fd@{requests}",
             "VITRINE_MAX_BODY": str(config.max_body),
             "VITRINE_MODEL_MS": str(1000 * config.model_seconds),
             "VITRINE_ANSWER_SECONDS": str(patience(config)),

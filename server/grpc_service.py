@@ -3,7 +3,8 @@
 import http.client
 import json
 from collections.abc import Callable
-from typing import Any, Final
+from contextlib import suppress
+from typing import Any, Final, NoReturn
 from urllib.parse import quote
 
 import grpc
@@ -33,6 +34,15 @@ _CODES: Final = {
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
     507: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
+# For what is refused here: the status that HTTP would have.
+_STATUSES: Final = {
+    grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.UNIMPLEMENTED: 501,
+    grpc.StatusCode.UNAVAILABLE: 502,
+    grpc.StatusCode.DEADLINE_EXCEEDED: 504,
+}
+_RECORD: Final = "x-vitrine-record"
 # What of a call's metadata the handler reads.
 _PASSED: Final = ("x-correlation-id", "traceparent")
 # What the front says of the caller's key: the models that it may use, if not all.
@@ -92,7 +102,7 @@ class InferenceService:
         try:
             body = request(message)
         except BadTensor as error:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            _refuse(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
         headers = {name: value for name, value in context.invocation_metadata() if name in _PASSED}
         headers["Content-Type"] = "application/octet-stream"
         headers[JSON_LENGTH] = str(len(body.header))
@@ -101,16 +111,20 @@ class InferenceService:
         try:
             got = self._client.post(_url(message), body.header + body.tensors, headers, patience)
         except TimeoutError:
-            context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer came in time")
+            _refuse(context, grpc.StatusCode.DEADLINE_EXCEEDED, "no answer came in time")
         except (OSError, http.client.HTTPException) as error:
-            context.abort(grpc.StatusCode.UNAVAILABLE, f"the server broke off: {error}")
+            _refuse(context, grpc.StatusCode.UNAVAILABLE, f"the server broke off: {error}")
         if got.status != 200:
-            context.abort(_CODES.get(got.status, grpc.StatusCode.INTERNAL), _said(got))
+            said = _said(got)
+            _tell(context, got.headers.get(_RECORD), got.status, said)
+            context.abort(_CODES.get(got.status, grpc.StatusCode.INTERNAL), said)
         length = got.headers.get(JSON_LENGTH.lower())
         try:
-            return answer(got.body, int(length) if length else None)
+            found = answer(got.body, int(length) if length else None)
         except BadAnswer as error:
-            context.abort(grpc.StatusCode.UNIMPLEMENTED, f"not_the_protocol: {error}")
+            _refuse(context, grpc.StatusCode.UNIMPLEMENTED, f"not_the_protocol: {error}")
+        _tell(context, got.headers.get(_RECORD), got.status, "")
+        return found
 
     def _find(self, message: Any, context: grpc.ServicerContext) -> Served:
         _permit(message.name, context)
@@ -144,6 +158,23 @@ def _permit(model: str, context: grpc.ServicerContext) -> None:
     if allowed is not None and model not in allowed.split(","):
         what = f"forbidden: this API key may only be used for the models {allowed}"
         context.abort(grpc.StatusCode.PERMISSION_DENIED, what)
+
+
+def _tell(context: grpc.ServicerContext, record: str | None, status: int, said: str) -> None:
+    """Tell the front what to log of the call (`handlers/record_header.py`), and its HTTP status."""
+    code, colon, _ = said.partition(": ")
+    told = [None] * 7 + [code if colon and code.isidentifier() else None]
+    if record is not None:
+        # Of a handler that is not ours it may be anything.
+        with suppress(ValueError, TypeError):
+            told = list(json.loads(record))
+    context.send_initial_metadata(((_RECORD, json.dumps([*told, status])),))
+
+
+def _refuse(context: grpc.ServicerContext, code: grpc.StatusCode, said: str) -> NoReturn:
+    _tell(context, None, _STATUSES[code], said)
+    context.abort(code, said)
+    raise AssertionError  # abort raises
 
 
 def _url(message: Any) -> str:

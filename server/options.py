@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from server.access import Access
+from server.request_log import OFF
 
 __all__ = ["Options"]
 
@@ -29,6 +30,7 @@ class Options:
         access: Who may ask, and whether the front speaks TLS.
         defaults: Default versions by model, before those that the store keeps.
         share: See `versions.parse_share`.
+        request_log: Where the front's line a request goes: "off", "stdout" or a file.
     """
 
     config: Path
@@ -46,3 +48,4 @@ class Options:
     access: Access = field(default_factory=Access)
     defaults: Mapping[str, str] = field(default_factory=dict)
     share: str | None = None
+    request_log: str = OFF

@@ -33,6 +33,7 @@ class ChildProcess:
         environment: Its environment.
         directory: Its working folder.
         on_line: Called, from another thread, with each line of its output.
+        pass_fds: File descriptors that it inherits, under the same numbers.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class ChildProcess:
         environment: Mapping[str, str],
         directory: Path,
         on_line: Callable[[str], None],
+        pass_fds: Sequence[int] = (),
     ) -> None:
         libc = ctypes.CDLL(None, use_errno=True) if _LINUX else None
         if libc is not None:
@@ -59,6 +61,7 @@ class ChildProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=pass_fds,
             preexec_fn=end_with_parent,  # noqa: PLW1509 (one system call, no lock)
         )
         _tended.add(self.pid)

@@ -25,6 +25,10 @@ class Settings:
         max_body: Bytes that a request's body may have.
         patience: Seconds that an answer may take.
         keys: Whether the front asks for API keys.
+        metrics: Host and port of the metrics, with a colon between them.
+        torchserve_metrics: The socket of TorchServe's own metrics.
+        admin: HAProxy's stats socket.
+        request_log: "off", "stdout" or a file.
     """
 
     socket: str
@@ -36,6 +40,10 @@ class Settings:
     max_body: int
     patience: int
     keys: bool
+    metrics: str
+    torchserve_metrics: str
+    admin: str
+    request_log: str
 
     def catalog(self) -> Catalog:
         """What is served."""

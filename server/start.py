@@ -1,11 +1,13 @@
 """How each process of a run is started: TorchServe, the status service, the front."""
 
+import fcntl
 import json
 import os
 import re
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,7 @@ from server.console import Console
 from server.front import Front, patience
 from server.process import ChildProcess
 from server.processes import Processes
+from server.request_log import OFF, STDOUT
 from server.settings import Settings
 from server.worker_lines import WorkerLines
 from server.workers import machine, model_settings, workers_of
@@ -29,6 +32,10 @@ _STOP_SECONDS = 30.0
 _SERVICE_STOP_SECONDS = 2.0
 # On top of what requests in flight have.
 _FRONT_STOP_SECONDS = 2.0
+# It may have lines to write and spans to export.
+_OBSERVER_STOP_SECONDS = 5.0
+# As much as Linux lets anybody have.
+_PIPE_BYTES = 1 << 20
 # What they print past their logs: said better here, said too early, or no news.
 _NOISE = re.compile(
     r"Model server started\."
@@ -53,6 +60,7 @@ class Run:
         condition: The file of the server's condition.
         drain_seconds: What requests in flight have, once a stop was asked for.
         lines: Remembers what workers print.
+        request_log: "off", "stdout" or a file.
     """
 
     config: Config
@@ -64,6 +72,7 @@ class Run:
     condition: Path
     drain_seconds: int
     lines: WorkerLines
+    request_log: str = OFF
 
     def print(self, line: str) -> None:
         """Show a line that a process printed, unless it is no news."""
@@ -111,8 +120,13 @@ def start_torchserve(
     processes.add("TorchServe", child, _STOP_SECONDS)
 
 
-def start_services(processes: Processes, run: Run, front: Front) -> None:
-    """Start the status and the gRPC service, which only the front reaches."""
+def start_services(processes: Processes, run: Run, front: Front) -> int:
+    """Start what logs and counts requests, and the services that only the front reaches.
+
+    Returns:
+        The file descriptor that takes a line about each request; to be closed once the front
+        has it.
+    """
     settings = run.scratch / "status.json"
     Settings(
         socket=str(front.status_socket),
@@ -124,7 +138,18 @@ def start_services(processes: Processes, run: Run, front: Front) -> None:
         front=str(front.own_socket),
         patience=patience(run.config),
         keys=front.access.keys is not None,
+        metrics=f"{run.addresses.local}:{run.addresses.metrics}",
+        torchserve_metrics=str(front.metrics_socket),
+        admin=str(front.admin_socket),
+        request_log=run.request_log,
     ).write(settings)
+    lines, requests = os.pipe()
+    # Seconds of full load, should the reader have to wait for a core.
+    with suppress(OSError, AttributeError):
+        fcntl.fcntl(requests, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    # The pipe's end stays open here, for another reader should one die.
+    observer = partial(_start_observer, run, settings, lines)
+    processes.add("The request log", observer(), _OBSERVER_STOP_SECONDS, again=observer)
     for name, service, listens in (
         ("status", "server.status", front.status_socket),
         ("gRPC", "server.grpc_process", front.grpc_socket),
@@ -133,6 +158,7 @@ def start_services(processes: Processes, run: Run, front: Front) -> None:
             _start_service, run, [sys.executable, "-m", service, str(settings)], listens
         )
         processes.add(f"The {name} service", start(), _SERVICE_STOP_SECONDS, again=start)
+    return requests
 
 
 def _start_service(run: Run, command: Sequence[str], listens: Path) -> ChildProcess:
@@ -141,14 +167,41 @@ def _start_service(run: Run, command: Sequence[str], listens: Path) -> ChildProc
     return ChildProcess(command, environment=os.environ, directory=_ROOT, on_line=run.print)
 
 
-def start_front(processes: Processes, run: Run, front: Front) -> None:
-    """Start HAProxy; told to end, it first lets requests in flight be answered."""
+def _start_observer(run: Run, settings: Path, lines: int) -> ChildProcess:
+    """Start what reads the front's lines; it ends after the front, and so misses none."""
+    # The log goes to this process's own standard output, not through it.
+    output = [os.dup(1)] if run.request_log == STDOUT else []
+    passed = [lines, *output]
+    try:
+        return ChildProcess(
+            [sys.executable, "-m", "server.observe", str(settings), *map(str, passed)],
+            environment=os.environ,
+            directory=_ROOT,
+            on_line=run.print,
+            pass_fds=passed,
+        )
+    finally:
+        for number in output:
+            os.close(number)
+
+
+def start_front(processes: Processes, run: Run, front: Front, requests: int) -> None:
+    """Start HAProxy; told to end, it first lets requests in flight be answered.
+
+    Args:
+        processes: Where to add it.
+        run: The run.
+        front: The front.
+        requests: What `start_services` returned.
+    """
     front.prepare()
     child = ChildProcess(
         front.command(),
-        environment=front.environment(run.config, run.drain_seconds),
+        environment=front.environment(run.config, run.drain_seconds, requests=requests),
         directory=run.scratch,
         on_line=run.print,
+        pass_fds=(requests,),
     )
+    os.close(requests)
     seconds = run.drain_seconds + _FRONT_STOP_SECONDS
     processes.add("The front (HAProxy)", child, seconds, signal.SIGUSR1)

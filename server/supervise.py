@@ -7,14 +7,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from server import java, ports
 from server.announce import announce
-from server.archives import examine
+from server.archives import Archive, Selection, examine
 from server.condition import FAILED, READY
-from server.config import Config
+from server.config import Addresses, Config
 from server.console import Console
 from server.errors import ServingError, UsageError
 from server.front import WITHOUT, Front, find_haproxy
@@ -23,11 +23,13 @@ from server.options import Options
 from server.processes import Processes
 from server.readiness import answers_ready
 from server.refresh import Refresh
+from server.request_log import resolve
 from server.signals import StopSignals
 from server.start import Run, start_front, start_services, start_torchserve
 from server.state import prepare
+from server.tracing import check_tracing
 from server.version_watch import Limits
-from server.versions import NO_SHARE, arranged, parse_share, read_defaults
+from server.versions import NO_SHARE, Share, arranged, parse_share, read_defaults
 from server.watched import Watched
 from server.worker_lines import WorkerLines
 
@@ -40,6 +42,22 @@ _REPORT_SECONDS = 10.0
 _LONGEST_SCRATCH = 90
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What was found to be as it has to be before anything is started."""
+
+    config: Config
+    store: Path
+    selection: Selection
+    archives: list[Archive]
+    java: java.Java
+    home: Path
+    haproxy: Path | None
+    share: Share
+    addresses: Addresses
+    request_log: str
+
+
 def serve(options: Options) -> None:
     """Serve until asked to stop.
 
@@ -47,65 +65,45 @@ def serve(options: Options) -> None:
         UsageError: Something has to be changed before a start can work.
         ServingError: A model cannot be loaded, or a process ended by itself.
     """
-    config = Config.read(options.config)
-    store = (options.store or config.model_store).resolve()
-    selection = examine(store, options.models)
-    archives = arranged(selection.archives, read_defaults(store), options.defaults)
-    if options.strict and selection.left_out:
-        raise ServingError("; ".join(selection.left_out))
-    found_java, home = java.find_java(), java.torchserve_home()
-    haproxy = find_haproxy(options.front)
-    access = options.access
-    access.check(front=haproxy is not None)
-    ClientLimits.read(config.settings, open_files()).check(front=haproxy is not None)
-    share = NO_SHARE if options.share is None else parse_share(options.share, archives)
-    if options.share is not None and haproxy is None:
-        raise UsageError("--share needs the front; install HAProxy, or leave --no-front out.")
-    if options.state is not None:
-        prepare(options.state)
-    addresses = ports.choose(config.addresses(), options.port, options.bind)
-    addresses = replace(addresses, tls=access.tls is not None)
-    ports.check_free(addresses)
-
+    plan = _plan(options)
     console = Console()
-    for line in selection.left_out:
+    for line in plan.selection.left_out:
         console.line(f"Left out: {line}")
-    if haproxy is None:
+    if plan.haproxy is None:
         console.line(WITHOUT)
     processes = Processes(console.line)
     with StopSignals() as stop, _scratch() as scratch:
-        front = Front(haproxy, scratch, addresses, access, share) if haproxy is not None else None
+        front = None
+        if plan.haproxy is not None:
+            front = Front(plan.haproxy, scratch, plan.addresses, options.access, plan.share)
         run = Run(
-            config=config,
-            store=store,
-            archives=archives,
-            addresses=addresses,
+            config=plan.config,
+            store=plan.store,
+            archives=plan.archives,
+            addresses=plan.addresses,
             scratch=scratch,
             console=console,
             condition=scratch / "condition.json",
             drain_seconds=options.drain_seconds,
             lines=WorkerLines(),
+            request_log=plan.request_log,
+        )
+        limits = Limits(
+            startup_seconds=options.startup_timeout, check_seconds=options.check_seconds
         )
         watched = Watched(
-            run,
-            selection,
-            processes,
-            front,
-            limits=Limits(
-                startup_seconds=options.startup_timeout, check_seconds=options.check_seconds
-            ),
-            strict=options.strict,
+            run, plan.selection, processes, front, limits=limits, strict=options.strict
         )
         refresh = Refresh(front.sources() if front is not None else (), console.line)
         try:
-            start_torchserve(processes, run, found_java, home, front)
+            start_torchserve(processes, run, plan.java, plan.home, front)
             if front is not None:
-                start_services(processes, run, front)
-                start_front(processes, run, front)
+                start_front(processes, run, front, start_services(processes, run, front))
                 refresh.start()
             _wait_until_ready(watched, stop, options, front)
             if not stop.requested:
-                announce(run, watched.serving(), state=options.state, curl=access.curl_options())
+                curl = options.access.curl_options()
+                announce(run, watched.serving(), state=options.state, curl=curl)
             while not stop.wait(_WATCH_SECONDS if watched.condition.ready else _POLL_SECONDS):
                 watched.look()
         finally:
@@ -118,6 +116,41 @@ def serve(options: Options) -> None:
                     _drain(watched, processes, stop, options)
             refresh.stop()
             processes.stop()
+
+
+def _plan(options: Options) -> _Plan:
+    config = Config.read(options.config)
+    store = (options.store or config.model_store).resolve()
+    selection = examine(store, options.models)
+    if options.strict and selection.left_out:
+        raise ServingError("; ".join(selection.left_out))
+    archives = arranged(selection.archives, read_defaults(store), options.defaults)
+    found_java, home = java.find_java(), java.torchserve_home()
+    haproxy = find_haproxy(options.front)
+    options.access.check(front=haproxy is not None)
+    ClientLimits.read(config.settings, open_files()).check(front=haproxy is not None)
+    share = NO_SHARE if options.share is None else parse_share(options.share, archives)
+    if options.share is not None and haproxy is None:
+        raise UsageError("--share needs the front; install HAProxy, or leave --no-front out.")
+    request_log = resolve(options.request_log)
+    check_tracing(os.environ)
+    if options.state is not None:
+        prepare(options.state)
+    addresses = ports.choose(config.addresses(), options.port, options.bind)
+    addresses = replace(addresses, tls=options.access.tls is not None)
+    ports.check_free(addresses)
+    return _Plan(
+        config=config,
+        store=store,
+        selection=selection,
+        archives=archives,
+        java=found_java,
+        home=home,
+        haproxy=haproxy,
+        share=share,
+        addresses=addresses,
+        request_log=request_log,
+    )
 
 
 def _wait_until_ready(

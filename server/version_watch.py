@@ -50,6 +50,9 @@ class VersionWatch:
         self._limits, self._check = limits, check
         self._pids: frozenset[int] = frozenset()
         self._expected = 1
+        # The last process of each worker that had loaded the model.
+        self._processes: dict[str, int] = {}
+        self._restarts = 0
         # Of each worker that does not answer, the processes that it has had since one did.
         self._tried: dict[str, set[int]] = {}
         self._given_up: frozenset[int] = frozenset()
@@ -91,6 +94,8 @@ class VersionWatch:
             tried = self._tried[one["id"]]
             if one in up:
                 tried.clear()
+                self._restarts += self._processes.get(one["id"], one["pid"]) != one["pid"]
+                self._processes[one["id"]] = one["pid"]
             elif one["pid"] > 0:  # -1 until the process has said its id
                 tried.add(one["pid"])
         if len(self._pids) >= self._expected:
@@ -129,6 +134,7 @@ class VersionWatch:
             self._said,
             problem,
             self.lines,
+            self._restarts,
         )
 
     def _state(self) -> tuple[str, str | None]:
