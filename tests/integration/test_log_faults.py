@@ -45,8 +45,10 @@ class Logged:
     def counted(self, what: str) -> float:
         """What the metrics port says of records."""
         text = requests.get(f"{self.server.metrics}/metrics", timeout=10).text
+        # TorchServe's own name, or the front's.
         name = f"vitrine_activation_records_{what}"
-        lines = [line for line in text.splitlines() if line.startswith(f"{name}{{")]
+        starts = (f"{name}{{", f"{name}_total{{")
+        lines = [line for line in text.splitlines() if line.startswith(starts)]
         return sum(float(line.rpartition(" ")[2]) for line in lines)
 
     def writer_pids(self) -> list[int]:
