@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from server import java, java_cache
+from server import java, java_cache, java_native
 from server.archives import Archive
 from server.config import Addresses, Config
 from server.console import Console
@@ -111,7 +111,7 @@ def start_torchserve(
             archives=[archive.path.name for archive in run.archives],
             scratch=run.scratch,
             vmargs=run.config.settings.get("vmargs", ""),
-            flags=java_cache.flags(found_java, home),
+            flags=[*java_cache.flags(found_java, home), *java_native.flags()],
         ),
         environment=java.environment(run.scratch, run.config.settings),
         directory=run.config.path.parent,

@@ -2,68 +2,24 @@
 
 import gc
 import os
-import time
+import subprocess
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import docker
 import pytest
-from docker.errors import BuildError, DockerException
+from docker.errors import DockerException
 from docker.models.containers import Container
+
+from tests.container.compose import Project, up
+from tests.container.running import Running
 
 ROOT = Path(__file__).resolve().parents[2]
 STORE = "/opt/vitrine/model_store"
 BUILD_SECONDS = 1800
-HEALTHY_SECONDS = 180
 # Finds what a killed session left: docker rm -f $(docker ps -aq --filter label=vitrine.test)
 LABEL = "vitrine.test"
-
-
-@dataclass(frozen=True)
-class Running:
-    """A container and how the host reaches it."""
-
-    container: Container
-
-    def port(self, inside: int = 8080) -> int:
-        """The host's port for one of the container's."""
-        self.container.reload()
-        return int(self.container.ports[f"{inside}/tcp"][0]["HostPort"])
-
-    @property
-    def url(self) -> str:
-        """Base URL of the inference API."""
-        return f"http://127.0.0.1:{self.port()}"
-
-    @property
-    def health(self) -> str:
-        """What the engine says: starting, healthy or unhealthy."""
-        self.container.reload()
-        return str(self.container.attrs["State"]["Health"]["Status"])
-
-    @property
-    def log(self) -> str:
-        """What the container printed."""
-        return self.container.logs().decode()
-
-    def exec(self, *command: str) -> tuple[int, str]:
-        """Run a command inside.
-
-        Returns:
-            Its exit code and output.
-        """
-        code, output = self.container.exec_run(list(command))
-        return code, output.decode()
-
-    def wait_healthy(self) -> None:
-        """Wait until the engine says healthy; fail if the container ends or takes too long."""
-        deadline = time.monotonic() + HEALTHY_SECONDS
-        while self.health != "healthy":
-            assert self.container.status == "running", self.log
-            assert time.monotonic() < deadline, self.log
-            time.sleep(0.5)
 
 
 @pytest.fixture(scope="session")
@@ -91,19 +47,19 @@ def image(engine: docker.DockerClient) -> str:
     name = os.environ.get("VITRINE_IMAGE")
     if name:
         return name
-    arguments = {key: os.environ[key] for key in ("TORCH_INDEX_URL",) if key in os.environ}
-    try:
-        engine.images.build(
-            path=str(ROOT),
-            tag="vitrine:test",
-            buildargs=arguments,
-            rm=True,
-            forcerm=True,
-            timeout=BUILD_SECONDS,
-        )
-    except BuildError as error:
-        lines = [str(line.get("stream", "")) for line in error.build_log]
-        pytest.fail(f"{error}\n{''.join(lines)[-10_000:]}")
+    # As somebody would by hand: the README's `docker build` then finds everything in the cache.
+    built = subprocess.run(
+        ["docker", "compose", "--progress", "plain", "build"],
+        cwd=ROOT,
+        env={**os.environ, "VITRINE_IMAGE": "vitrine:test"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=BUILD_SECONDS,
+        check=False,
+    )
+    if built.returncode != 0:
+        pytest.fail(built.stdout[-10_000:])
     return "vitrine:test"
 
 
@@ -150,11 +106,11 @@ def _starter(engine: docker.DockerClient, image: str) -> Iterator[Start]:
 
 
 @pytest.fixture(scope="session")
-def examples(start_session: Start) -> Running:
-    """A healthy container that serves the examples, for tests that leave it as it is."""
-    running = start_session()
-    running.wait_healthy()
-    return running
+def examples(engine: docker.DockerClient, image: str) -> Iterator[Running]:
+    """The examples, served as compose.yaml has it, for tests that leave the container as it is."""
+    project = Project(engine, f"vitrine-test-{os.getpid()}", environment={"VITRINE_IMAGE": image})
+    with up(project):
+        yield project.containers()[0]
 
 
 @pytest.fixture(scope="session")

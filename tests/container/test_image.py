@@ -85,12 +85,6 @@ def test_it_does_not_run_as_root_nor_can_it_change_itself(examples):
     assert code != 0
 
 
-def test_the_root_file_system_can_be_read_only(start):
-    running = start("--models", "control_flow", read_only=True, tmpfs={"/tmp": "exec"})
-    running.wait_healthy()
-    assert running.exec("sh", "-c", "touch /x")[0] != 0
-
-
 def test_only_inference_is_declared_and_listens_for_others(start, examples):
     assert set(examples.container.image.attrs["Config"]["ExposedPorts"]) == {"8080/tcp"}
     address = next(iter(examples.container.attrs["NetworkSettings"]["Networks"].values()))
