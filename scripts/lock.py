@@ -79,7 +79,9 @@ def main(arguments: list[str]) -> int:
     for name, below in CHAIN.items():
         own = found if name == "dev" else resolve(name, pins, upgrade=False)
         needed[name] = set(own)
-        write(name, found, needed[name].difference(cuda, {"torch"}, *map(needed.get, below)))
+        write(
+            name, found, needed[name].difference(cuda, {"torch"}, *(needed[one] for one in below))
+        )
     return 0
 
 

@@ -19,11 +19,11 @@ from server.errors import ServerError
 from server.health import report
 from server.java import torchserve_home
 from server.java_cache import make as make_java_cache
+from server.java_native import lay_out
 from server.options import Options
 from server.request_log import STDOUT
 from server.supervise import serve
 from server.versions import parse_defaults
-from server.java_native import lay_out
 
 
 def main(arguments: Sequence[str]) -> int:
