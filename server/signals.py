@@ -25,6 +25,11 @@ class StopSignals:
         """Whether a stop was asked for."""
         return bool(self.numbers)
 
+    @property
+    def hurried(self) -> bool:
+        """Whether a SIGINT came after the first signal: a person does not want to wait."""
+        return signal.SIGINT in self.numbers[1:]
+
     def wait(self, seconds: float) -> bool:
         """Sleep until a stop is asked for, a child ends, or the time has passed.
 

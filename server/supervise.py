@@ -192,8 +192,8 @@ def _wait_until_ready(
 def _drain(watched: Watched, processes: Processes, stop: StopSignals, options: Options) -> None:
     """Let whoever sends requests find out, then answer those that came, before anything ends.
 
-    A second signal ends either at once; nobody at a terminal, and nobody who knows already, waits
-    for the first.
+    A SIGINT ends either at once; nobody at a terminal, and nobody who knows already, waits for the
+    first.
     """
     told = watched.condition.ready and stop.numbers[0] == signal.SIGTERM
     grace = options.grace_seconds if told else 0.0
@@ -203,13 +203,13 @@ def _drain(watched: Watched, processes: Processes, stop: StopSignals, options: O
         _until(lambda: watched.look().live is False, grace, stop)
         processes.ask_last()
         _until(processes.last_ended, options.drain_seconds, stop)
-    if len(stop.numbers) > 1:
+    if stop.hurried:
         processes.hurry_last()
 
 
 def _until(done: Callable[[], bool], seconds: float, stop: StopSignals) -> None:
     deadline = time.monotonic() + seconds
-    while len(stop.numbers) < 2 and time.monotonic() < deadline and not done():
+    while not stop.hurried and time.monotonic() < deadline and not done():
         time.sleep(_POLL_SECONDS)
 
 
