@@ -41,8 +41,8 @@ class Monitored:
     def lines(self):
         return [json.loads(one) for one in self.log.read_bytes().splitlines()]
 
-    def wait_for(self, condition):
-        deadline = time.monotonic() + 10
+    def wait_for(self, condition, seconds=20):
+        deadline = time.monotonic() + seconds
         while not (found := condition()):
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -307,18 +307,19 @@ def test_only_the_metrics_are_at_their_address(served):
 
 def eventful(served):
     """Let everything happen that a metric tells of."""
-    served.post("/predictions/activation_mlp", {"inputs": [[0.5] * 16] * 250},
-                headers={"X-Activations": "stats"})  # fmt: skip
-    # Too large for float32 once multiplied.
-    served.post("/predictions/activation_mlp", {"inputs": [3e38] * 16},
-                headers={"X-Activations": "stats"})  # fmt: skip
-    time.sleep(1.2)  # gauges are written once a second
-    served.post("/predictions/activation_mlp", headers={"X-Activations": "stats"})
-    served.post("/predictions/nobody")
+    looking = {"X-Activations": "stats"}
     expected = ("vitrine_activation_non_finite_total", "vitrine_activation_dead_units")
-    return served.wait_for(
-        lambda: text if all(name in (text := served.metrics()) for name in expected) else None
-    )
+
+    def happened():
+        # Again and again: units are counted for a part of the time only, and gauges written once
+        # a second. The second is too large for float32 once multiplied.
+        for inputs in ([[0.5] * 16] * 250, [3e38] * 16):
+            served.post("/predictions/activation_mlp", {"inputs": inputs}, headers=looking)
+        served.post("/predictions/nobody")
+        text = served.metrics()
+        return text if all(name in text for name in expected) else None
+
+    return served.wait_for(happened, 60)
 
 
 def test_dashboard_and_rules_ask_for_what_there_is(served):
