@@ -87,7 +87,7 @@ def test_it_does_not_run_as_root_nor_can_it_change_itself(examples):
 
 def test_only_inference_is_declared_and_listens_for_others(start, examples):
     assert set(examples.container.image.attrs["Config"]["ExposedPorts"]) == {"8080/tcp"}
-    address = next(iter(examples.container.attrs["NetworkSettings"]["Networks"].values()))
+    [(network, address)] = examples.container.attrs["NetworkSettings"]["Networks"].items()
     attempt = (
         "import socket, sys\n"
         "for port in map(int, sys.argv[2:]):\n"
@@ -96,7 +96,11 @@ def test_only_inference_is_declared_and_listens_for_others(start, examples):
         "        print(port, s.connect_ex((sys.argv[1], port)) == 0)\n"
     )
     ports = [8080, *INTERNAL_PORTS.values()]
-    other = start("-c", attempt, address["IPAddress"], *map(str, ports), entrypoint=["python"])
+    other = start(
+        *("-c", attempt, address["IPAddress"], *map(str, ports)),
+        entrypoint=["python"],
+        network=network,
+    )
     assert other.container.wait(timeout=60)["StatusCode"] == 0, other.log
     reachable = dict(line.split() for line in other.log.splitlines())
     assert reachable == {str(port): str(port == 8080) for port in ports}
