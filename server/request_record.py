@@ -25,7 +25,7 @@ _MODEL_PATHS: Final = (
     (re.compile(r"^/models/([^/]+)(?:/([^/]+))?/invoke$"), "predict"),
     (re.compile(r"^/v[12]/models/([^/]+)(?:/versions/([^/]+))?(?:/ready)?$"), "status"),
 )
-_STATUS_PATH: Final = re.compile(r"^/(ping|v2/?|v2/health/.*|v1/models|openapi\.json)$")
+_STATUS_PATH: Final = re.compile(r"^/(ping|health|v2/?|v2/health/.*|v1/models|openapi\.json)$")
 _GRPC: Final = "/inference.GRPCInferenceService/"
 
 
