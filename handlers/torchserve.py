@@ -58,6 +58,7 @@ class TorchServeAdapter:
         self._service: Service | None = None
         self._model: Model | None = None
         self._recorder: Recorder | None = None
+        self._version = ""
         self._record_header = RecordHeader("", "")
         self._limit = _DEFAULT_LIMIT
 
@@ -99,7 +100,8 @@ class TorchServeAdapter:
         most = int(os.environ.get("VITRINE_MAX_REQUEST_SIZE", MAX_REQUEST_BYTES))
         self._service = Service(self._model, self._recorder, most, recording)
         signature = self._model.signature
-        self._record_header = RecordHeader(context.model_name, signature.model_version)
+        self._version = signature.model_version
+        self._record_header = RecordHeader(context.model_name, self._version)
         print(
             f"vitrine: {signature.model} {signature.model_version} is loaded and warm "
             f"on {device} with {threads} thread(s), run by {self._model.engine}",
@@ -117,7 +119,6 @@ class TorchServeAdapter:
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
         """Answer a batch: one body per request, with its own status and headers."""
         assert self._service is not None
-        assert self._model is not None
         began = time.time()
         answers: dict[int, Response] = {}
         places: list[int] = []
@@ -147,8 +148,7 @@ class TorchServeAdapter:
             if arrival is not None:
                 record = self._record_header.text(arrival, began, answers[place])
                 context.set_response_header(place, RECORD, record)
-        version = self._model.signature.model_version
-        return [_send(context, place, answers[place], version) for place in range(len(data))]
+        return [_send(context, place, answers[place], self._version) for place in range(len(data))]
 
     def _measure(self, context: Any) -> None:
         """Hand what the recorder counted to TorchServe's metrics, if anything was."""
