@@ -48,6 +48,7 @@ def adapter(exported, tmp_path):
         archive.extractall(tmp_path)
     made = TorchServeAdapter()
     made._model = Model(tmp_path, torch.device("cpu"))
+    made._version = made._model.signature.model_version
     made._recorder = Recorder(made._model.signature)
     made._service = Service(made._model, made._recorder)
     return made
