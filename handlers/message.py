@@ -48,7 +48,8 @@ class Response:
         headers: to be set on the answer, the content type among them.
         error: the error's code; empty for a good answer.
         rows: how many rows the request had; 0 where that was never known.
-        run: the run that answered it; None where the model did not run for it.
+        run: the run that answered it; None where the model did not run for it. It is for the log:
+            answers are the same whoever shared the run.
     """
 
     status: int
@@ -56,4 +57,4 @@ class Response:
     headers: Mapping[str, str]
     error: str = ""
     rows: int = 0
-    run: Run | None = None
+    run: Run | None = field(default=None, compare=False)
