@@ -108,8 +108,10 @@ class Service:
                 outcomes[places[member]] = outcome
         inside = {place for place, one in zip(places, asked, strict=True) if one.looks_inside}
         for place, request in enumerate(requests):
+            if PROBE in request.headers:
+                continue
             self._record(request, outcomes[place], draws[place], asks=place in inside)
-            if self._recording.picks() and not asks(request.headers):
+            if not asks(request.headers) and self._recording.picks():
                 self._keep(request, outcomes[place])
         ended = [outcomes[place] for place in range(len(requests))]
         return [
@@ -122,8 +124,6 @@ class Service:
         return replace(asked, sampled=True) if self._recorder.samples(draw) else asked
 
     def _record(self, request: Request, outcome: _Outcome, draw: float, *, asks: bool) -> None:
-        if PROBE in request.headers:
-            return
         error = outcome.result if isinstance(outcome.result, RequestError) else None
         self._recorder.record(
             request.id,

@@ -37,6 +37,7 @@ _CODES: Final = {
 # For what is refused here: the status that HTTP would have.
 _STATUSES: Final = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.PERMISSION_DENIED: 403,
     grpc.StatusCode.NOT_FOUND: 404,
     grpc.StatusCode.UNIMPLEMENTED: 501,
     grpc.StatusCode.UNAVAILABLE: 502,
@@ -129,13 +130,12 @@ class InferenceService:
     def _find(self, message: Any, context: grpc.ServicerContext) -> Served:
         _permit(message.name, context)
         served = self._lookup.find(message.name, message.version or None)
-        if served is not None:
-            return served
-        what = f"model_not_found: there is no model {message.name!r}"
-        if self._catalog.find(message.name) is not None:
-            what = f"model_not_found: model {message.name!r} has no version {message.version!r}"
-        context.abort(grpc.StatusCode.NOT_FOUND, what)
-        raise AssertionError  # abort raises
+        if served is None:
+            what = f"model_not_found: there is no model {message.name!r}"
+            if self._catalog.find(message.name) is not None:
+                what = f"model_not_found: model {message.name!r} has no version {message.version!r}"
+            _refuse(context, grpc.StatusCode.NOT_FOUND, what)
+        return served
 
 
 def _unary(name: str, method: Callable[[Any, grpc.ServicerContext], Any]) -> Any:
@@ -157,7 +157,7 @@ def _permit(model: str, context: grpc.ServicerContext) -> None:
     allowed = dict(context.invocation_metadata()).get(_MODELS)
     if allowed is not None and model not in allowed.split(","):
         what = f"forbidden: this API key may only be used for the models {allowed}"
-        context.abort(grpc.StatusCode.PERMISSION_DENIED, what)
+        _refuse(context, grpc.StatusCode.PERMISSION_DENIED, what)
 
 
 def _tell(context: grpc.ServicerContext, record: str | None, status: int, said: str) -> None:

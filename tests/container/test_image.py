@@ -173,13 +173,21 @@ def test_it_ends_where_only_a_corrupt_archive_is_left(start, store):
     assert "Traceback" not in running.log
 
 
-def test_a_model_that_cannot_load_ends_it_with_its_name_and_traceback(start, store):
+def test_a_model_that_cannot_load_is_named_with_its_traceback_and_the_others_are_served(
+    start, store
+):
     make_archive(store / "mine.mar", "mine")
     make_archive(store / "broken.mar", "broken", prelude="import not_there")
     running = start(store=store)
-    assert running.container.wait(timeout=180)["StatusCode"] == 1
-    assert "Model 'broken' (broken.mar) cannot be loaded" in running.log
+    running.wait_healthy()
+    assert post(running.url, "mine").json() == {"from": "mounted"}
+    answer = post(running.url, "broken")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_failed")
+    assert "Model 'broken' (broken.mar) cannot be served" in running.log
     assert "ModuleNotFoundError: No module named 'not_there'" in running.log
+    strict = start("--strict", store=store)
+    assert strict.container.wait(timeout=180)["StatusCode"] == 1
+    assert "Model 'broken' (broken.mar) cannot be served" in strict.log
 
 
 def test_the_integration_tests_pass_against_it(container_url):

@@ -67,7 +67,7 @@ def answered(running):
     return sum(
         float(line.rpartition(" ")[2])
         for line in text.splitlines()
-        if line.startswith("ts_inference_requests_total{")
+        if line.startswith("vitrine_requests_total{") and 'endpoint="predict"' in line
     )
 
 
@@ -76,9 +76,16 @@ def test_both_replicas_answer_alike(scaled, url):
     before = [answered(first), answered(second)]
     outputs = [predict(url) for _ in range(20)]
     assert outputs.count(outputs[0]) == 20
-    gained = [answered(first) - before[0], answered(second) - before[1]]
-    assert sum(gained) == 20
-    assert min(gained) > 0
+
+    def gained():
+        return [answered(first) - before[0], answered(second) - before[1]]
+
+    # They are counted beside, a moment later.
+    deadline = time.monotonic() + 10
+    while sum(gained()) < 20 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert sum(gained()) == 20
+    assert min(gained()) > 0
 
 
 def test_grpc_reaches_them_too(url):
