@@ -5,19 +5,7 @@ from typing import Final
 
 from handlers.message import Response
 
-__all__ = ["ARRIVAL", "RECORD", "RecordHeader"]
-
-ARRIVAL: Final = "x-vitrine-arrival"
-"""The header in which the front says when a request arrived: microseconds since 1970."""
-
-RECORD: Final = "x-vitrine-record"
-"""The header of the answer, a JSON list: [MODEL,VERSION,ROWS,REQUESTS,QUEUED,BEGAN,RUN,ERROR].
-
-Any may be null: ROWS where the request could not be read; REQUESTS, how many shared the model's
-run, and RUN, the microseconds that it took, where the model did not run; ERROR, a code, of a good
-answer. QUEUED and BEGAN are microseconds from the arrival until the worker had the batch, and until
-the model began.
-"""
+__all__ = ["RecordHeader"]
 
 _MICRO: Final = 1_000_000
 _LONGEST: Final = 18  # digits; a client can say it where there is no front
@@ -35,7 +23,7 @@ class RecordHeader:
         self._model = json.dumps([model, version], separators=(",", ":"))[:-1]
 
     def text(self, arrival: str, began: float, response: Response) -> str:
-        """Write the header.
+        """Write `formats.internal.RECORD`.
 
         Args:
             arrival: the request's `ARRIVAL`.

@@ -63,9 +63,29 @@ class RequestRecording:
                 for a request that ended in an error.
             error: the code of the error it ended in, or None.
         """
-        if self._left > 0:
-            self._left -= 1
-            self._log.put(lambda: self._line(request_id, headers, body, outputs, error))
+        if self._left <= 0:
+            return
+        self._left -= 1
+
+        def line() -> bytes:
+            names = [spec.name for spec in self._signature.outputs]
+            record = Recording(
+                time=now(),
+                model=self._signature.model,
+                model_version=self._signature.model_version,
+                request_id=request_id,
+                headers={name: headers[name] for name in HEADERS if name in headers},
+                body=bytes(body),
+                # Of an error there are no outputs.
+                outputs=tuple(
+                    Tensor(name, array.dtype.name, array.shape, _little(array))
+                    for name, array in zip(names, outputs, strict=False)
+                ),
+                error=error,
+            )
+            return dumps(record.to_json()) + b"\n"
+
+        self._log.put(line)
 
     def counts(self) -> Counts:
         """Count what was sent, written and dropped so far."""
@@ -74,31 +94,6 @@ class RequestRecording:
     def close(self) -> None:
         """Stop recording; what was handed to the writer is still written."""
         self._log.close()
-
-    def _line(
-        self,
-        request_id: str,
-        headers: Mapping[str, str],
-        body: Buffer,
-        outputs: Sequence[Array],
-        error: str | None,
-    ) -> bytes:
-        names = [spec.name for spec in self._signature.outputs]
-        record = Recording(
-            time=now(),
-            model=self._signature.model,
-            model_version=self._signature.model_version,
-            request_id=request_id,
-            headers={name: headers[name] for name in HEADERS if name in headers},
-            body=bytes(body),
-            # Of an error there are no outputs.
-            outputs=tuple(
-                Tensor(name, array.dtype.name, array.shape, _little(array))
-                for name, array in zip(names, outputs, strict=False)
-            ),
-            error=error,
-        )
-        return dumps(record.to_json()) + b"\n"
 
 
 def _little(array: Array) -> bytes:

@@ -5,12 +5,12 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 import numpy as np
 
 from formats.activation import Activations
 from formats.gradient import Gradients
+from formats.internal import PROBE
 from handlers import coding
 from handlers.asked import Asked, read
 from handlers.batch import groups, join, split
@@ -29,10 +29,6 @@ from handlers.units import UnitWatch
 from handlers.values import Array
 
 __all__ = ["Request", "Response", "Service"]
-
-
-#: Marks a request of the server's own, which is nobody's.
-PROBE: Final = "x-vitrine-probe"
 
 
 @dataclass(frozen=True)
@@ -111,7 +107,7 @@ class Service:
             if PROBE in request.headers:
                 continue
             self._record(request, outcomes[place], draws[place], asks=place in inside)
-            if not asks(request.headers) and self._recording.picks():
+            if self._recording.picks() and not asks(request.headers):
                 self._keep(request, outcomes[place])
         ended = [outcomes[place] for place in range(len(requests))]
         return [

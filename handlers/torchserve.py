@@ -11,6 +11,7 @@ from typing import Any, Final, NoReturn
 import torch
 
 from engine import keep_memory
+from formats.internal import ARRIVAL, RECORD
 from handlers import worker_protocol
 from handlers.coding import MAX_REQUEST_BYTES
 from handlers.datatypes import Buffer
@@ -21,7 +22,7 @@ from handlers.jsontext import dumps
 from handlers.log_settings import LogSettings
 from handlers.media import JSON
 from handlers.model import Model, use_threads
-from handlers.record_header import ARRIVAL, RECORD, RecordHeader
+from handlers.record_header import RecordHeader
 from handlers.recorded import RequestRecording
 from handlers.recorder import Recorder
 from handlers.recording_settings import RecordingSettings

@@ -5,12 +5,12 @@ front and `python -m server health` read it (`server.watch`).
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
+
+from server.files import replace_file
 
 __all__ = ["FAILED", "LOADING", "READY", "RECOVERING", "Condition", "ModelCondition"]
 
@@ -138,10 +138,7 @@ class Condition:
 
     def write(self, path: Path) -> None:
         """Write it in one step: whoever reads it reads all of it."""
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(asdict(self), file)
-        os.replace(temporary, path)
+        replace_file(path, json.dumps(asdict(self)).encode(), 0o600)
 
     @classmethod
     def read(cls, path: Path) -> Self:

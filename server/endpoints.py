@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from formats.error import error_to_json
+from formats.internal import RECORD, record_of_error
 from server import __version__
 from server.catalog import Catalog, Served
 from server.lookup import Lookup
@@ -142,8 +143,7 @@ def _error(
     flat = path == "/v2" or path.startswith("/v2/")
     # In ASCII, unlike a JSONResponse.
     body = json.dumps(error_to_json(code, message, expected=expected, flat=flat))
-    # For the front's log, which takes it away (`handlers/record_header.py`).
-    told = {"x-vitrine-record": f'[null,null,null,null,null,null,null,"{code}"]'}
+    told = {RECORD: json.dumps(record_of_error(code))}
     return Response(body, status, told, media_type="application/json")
 
 

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import grpc
 
+from formats.internal import RECORD, record_of_error
 from server import __version__
 from server.catalog import Catalog, Served
 from server.endpoints import EXTENSIONS
@@ -43,7 +44,6 @@ _STATUSES: Final = {
     grpc.StatusCode.UNAVAILABLE: 502,
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
-_RECORD: Final = "x-vitrine-record"
 # What of a call's metadata the handler reads.
 _PASSED: Final = ("x-correlation-id", "traceparent")
 # What the front says of the caller's key: the models that it may use, if not all.
@@ -117,14 +117,14 @@ class InferenceService:
             _refuse(context, grpc.StatusCode.UNAVAILABLE, f"the server broke off: {error}")
         if got.status != 200:
             said = _said(got)
-            _tell(context, got.headers.get(_RECORD), got.status, said)
+            _tell(context, got.headers.get(RECORD), got.status, said)
             context.abort(_CODES.get(got.status, grpc.StatusCode.INTERNAL), said)
         length = got.headers.get(JSON_LENGTH.lower())
         try:
             found = answer(got.body, int(length) if length else None)
         except BadAnswer as error:
             _refuse(context, grpc.StatusCode.UNIMPLEMENTED, f"not_the_protocol: {error}")
-        _tell(context, got.headers.get(_RECORD), got.status, "")
+        _tell(context, got.headers.get(RECORD), got.status, "")
         return found
 
     def _find(self, message: Any, context: grpc.ServicerContext) -> Served:
@@ -161,14 +161,14 @@ def _permit(model: str, context: grpc.ServicerContext) -> None:
 
 
 def _tell(context: grpc.ServicerContext, record: str | None, status: int, said: str) -> None:
-    """Tell the front what to log of the call (`handlers/record_header.py`), and its HTTP status."""
+    """Tell the front what to log of the call (`formats.internal.RECORD`), and its HTTP status."""
     code, colon, _ = said.partition(": ")
-    told = [None] * 7 + [code if colon and code.isidentifier() else None]
+    told = record_of_error(code if colon and code.isidentifier() else None)
     if record is not None:
         # Of a handler that is not ours it may be anything.
         with suppress(ValueError, TypeError):
             told = list(json.loads(record))
-    context.send_initial_metadata(((_RECORD, json.dumps([*told, status])),))
+    context.send_initial_metadata(((RECORD, json.dumps([*told, status])),))
 
 
 def _refuse(context: grpc.ServicerContext, code: grpc.StatusCode, said: str) -> NoReturn:

@@ -5,15 +5,14 @@ unpacks it into the temporary folder at each start and loads it from there, whic
 `noexec` refuses. Where Java finds it in a folder of its library path, it does not unpack it.
 """
 
-import os
 import platform
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Final
 
 from server.errors import UsageError
+from server.files import replace_file
 
 __all__ = ["flags", "lay_out", "location"]
 
@@ -59,16 +58,8 @@ def lay_out(home: Path) -> Path:
             for name in sorted(wanted):
                 path = folder / Path(name).name
                 if not path.exists():
-                    _write(path, archive.read(name))
+                    # Another process may be at it too, or may load it.
+                    replace_file(path, archive.read(name))
     except OSError as error:
         raise UsageError(f"{folder} cannot be written: {error.strerror or error}.") from None
     return folder
-
-
-def _write(path: Path, content: bytes) -> None:
-    """In one step: another process may be at it too, or may load it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)

@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -45,13 +45,11 @@ class ModelState:
         name: The model's name.
         problem: Why it is not ready; None when it is.
         registered: False when TorchServe does not know the model.
-        workers: The latest process id of each of its workers, by the worker's id.
     """
 
     name: str
     problem: str | None
     registered: bool = True
-    workers: dict[str, int] = field(default_factory=dict)
 
     @property
     def ready(self) -> bool:
@@ -133,16 +131,14 @@ def judge(name: str, versions: Sequence[dict[str, Any]]) -> ModelState:
     A version is ready when every worker is READY and there are at least minWorkers of them.
     """
     problems = []
-    pids: dict[str, int] = {}
     for version in versions:
         workers = version["workers"]
-        pids.update({worker["id"]: worker["pid"] for worker in workers})
         ready = sum(worker["status"] == "READY" for worker in workers)
         expected = max(int(version["minWorkers"]), len(workers))
         if ready < expected:
             problems.append(f"{ready} of {expected} workers ready")
     problem = "; ".join(problems) if versions else "no version loaded"
-    return ModelState(name, problem or None, workers=pids)
+    return ModelState(name, problem or None)
 
 
 def unready(management: str, names: Iterable[str]) -> list[ModelState]:

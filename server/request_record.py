@@ -74,7 +74,7 @@ class Reader:
             error = code if code != "-" else None
             rows = batch = queued = began = ran = None
             if told is not None:
-                # See handlers/record_header.py; a gRPC call's also has the status that HTTP
+                # See formats.internal.RECORD; a gRPC call's also has the status that HTTP
                 # would have.
                 if len(told) > 8:
                     status = told.pop()

@@ -12,14 +12,13 @@ from urllib.parse import quote
 
 from formats.datatypes import DATATYPES
 from formats.document import FormatError
+from formats.internal import PROBE
 from formats.signature import Signature
 from server.archives import Archive
 from server.unix_http import UnixConnection
 
-__all__ = ["HEADER", "Outcome", "SampleRequest", "Target", "sample_request", "try_model"]
+__all__ = ["Outcome", "SampleRequest", "Target", "sample_request", "try_model"]
 
-#: Marks the server's own requests, which the handler neither logs nor measures.
-HEADER: Final = "X-Vitrine-Probe"
 _JSON_LENGTH: Final = "Inference-Header-Content-Length"
 _WARM_UP: Final = "warmup.npz"
 _NPY_PREFIX: Final = b"\x93NUMPY"
@@ -96,7 +95,7 @@ def try_model(target: Target, archive: Archive, timeout: float) -> Outcome:
         return Outcome(True, "not tried: its archive has no sample request")
     connection = target.connection(timeout)
     try:
-        headers = {**request.headers, HEADER: "1", "Connection": "close"}
+        headers = {**request.headers, PROBE: "1", "Connection": "close"}
         path = f"/predictions/{quote(archive.name, safe='')}/{quote(archive.version, safe='')}"
         connection.request("POST", path, request.body, headers)
         answer = connection.getresponse()

@@ -1,13 +1,11 @@
 """How each process of a run is started: TorchServe, the status service, the front."""
 
-import fcntl
 import json
 import os
 import re
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +15,7 @@ from server.archives import Archive
 from server.config import Addresses, Config
 from server.console import Console
 from server.front import Front, patience
+from server.pipes import widen
 from server.process import ChildProcess
 from server.processes import Processes
 from server.request_log import OFF, STDOUT
@@ -34,8 +33,6 @@ _SERVICE_STOP_SECONDS = 2.0
 _FRONT_STOP_SECONDS = 2.0
 # It may have lines to write and spans to export.
 _OBSERVER_STOP_SECONDS = 5.0
-# As much as Linux lets anybody have.
-_PIPE_BYTES = 1 << 20
 # What they print past their logs: said better here, said too early, or no news.
 _NOISE = re.compile(
     r"Model server started\."
@@ -144,9 +141,8 @@ def start_services(processes: Processes, run: Run, front: Front) -> int:
         request_log=run.request_log,
     ).write(settings)
     lines, requests = os.pipe()
-    # Seconds of full load, should the reader have to wait for a core.
-    with suppress(OSError, AttributeError):
-        fcntl.fcntl(requests, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    # Seconds of full load.
+    widen(requests)
     # The pipe's end stays open here, for another reader should one die.
     observer = partial(_start_observer, run, settings, lines)
     processes.add("The request log", observer(), _OBSERVER_STOP_SECONDS, again=observer)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from server.errors import UsageError
+from server.files import replace_file
 
 __all__ = ["State", "prepare"]
 
@@ -38,11 +39,7 @@ class State:
             UsageError: It cannot be written.
         """
         try:
-            handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(asdict(self), file)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
+            replace_file(path, json.dumps(asdict(self)).encode())
         except OSError as error:
             raise UsageError(f"--state {path} cannot be written ({error.strerror}).") from None
 

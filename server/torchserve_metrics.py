@@ -4,13 +4,13 @@ TorchServe writes `QueueTime{Level="Host",}` in milliseconds; here it is
 `torchserve_queue_time_seconds{level="Host"}`. What handlers count keeps its name.
 """
 
-import http.client
 import re
-import socket
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Final
 
 from server.exposition import Family, sample
+from server.unix_http import UnixConnection
 
 __all__ = ["torchserve_families", "torchserve_metrics"]
 
@@ -41,15 +41,9 @@ def torchserve_metrics(path: str) -> Iterator[Family]:
     Raises:
         OSError, http.client.HTTPException: It does not answer.
     """
-    connection = http.client.HTTPConnection("localhost", timeout=_TIMEOUT)
-    connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        connection.sock.settimeout(_TIMEOUT)
-        connection.sock.connect(path)
+    with closing(UnixConnection(path, _TIMEOUT)) as connection:
         connection.request("GET", "/metrics", headers={"Connection": "close"})
         text = connection.getresponse().read(_LONGEST).decode("utf-8", "replace")
-    finally:
-        connection.close()
     return torchserve_families(text)
 
 

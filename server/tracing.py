@@ -4,7 +4,6 @@ The environment variables are OpenTelemetry's own. Nothing is imported, started 
 endpoint is named.
 """
 
-import fcntl
 import importlib.util
 import os
 import random
@@ -18,6 +17,7 @@ from typing import Any, Final
 import orjson
 
 from server.errors import UsageError
+from server.pipes import widen
 
 __all__ = ["Sampler", "Tracing", "check_tracing", "tracing", "wanted"]
 
@@ -28,7 +28,6 @@ _SAMPLERS: Final = (
     "parentbased_traceidratio",
 )  # fmt: skip
 _CLOSE_SECONDS: Final = 3.0
-_PIPE_BYTES: Final = 1 << 20
 _ROOT: Final = Path(__file__).resolve().parent.parent
 
 
@@ -133,9 +132,7 @@ class Tracing:
         assert self._process.stdin is not None
         self._pipe = self._process.stdin.fileno()
         os.set_blocking(self._pipe, False)
-        # Linux only.
-        with suppress(OSError, AttributeError):
-            fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        widen(self._pipe)
         self._left = b""
 
     def give(self, records: Sequence[dict[str, Any]]) -> None:

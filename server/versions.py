@@ -1,9 +1,7 @@
 """Which version of a model answers where a request names none."""
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Final
 
 from server.archives import Archive
 from server.errors import UsageError
+from server.files import replace_file
 
 __all__ = [
     "DEFAULTS_FILE",
@@ -147,11 +146,7 @@ def keep_default(store: Path, name: str, version: str) -> None:
     """
     text = json.dumps({**read_defaults(store), name: version}, indent=1) + "\n"
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{DEFAULTS_FILE}.", dir=store)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, store / DEFAULTS_FILE)
+        replace_file(store / DEFAULTS_FILE, text.encode())
     except OSError as error:
         raise UsageError(
             f"{store / DEFAULTS_FILE} cannot be written ({error.strerror}); start the server with "

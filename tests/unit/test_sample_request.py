@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from formats.internal import PROBE
 from handlers.message import Request
 from handlers.model import Model
 from handlers.service import Service
 from server.archives import read_archive
-from server.sample_request import HEADER, Target, sample_request, try_model
+from server.sample_request import Target, sample_request, try_model
 
 
 @pytest.fixture
@@ -100,7 +101,7 @@ def test_what_an_answer_says_of_the_model(alone, torchserve, status, body, works
     assert outcome.works is works
     assert words in outcome.said
     assert said["path"] == "/predictions/branch/1.0"
-    assert said["headers"][HEADER] == "1"
+    assert said["headers"][PROBE] == "1"
 
 
 def test_a_model_without_a_sample_is_not_asked(tmp_path):
