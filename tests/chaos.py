@@ -24,7 +24,7 @@ import numpy as np
 import requests
 
 from tests.conftest import ROOT
-from tests.fuzz_http import Connection, agrees, descendants, memory
+from tests.fuzz_http import Connection, agrees, commands, memory
 from tests.integration.conftest import Server, export_all, running
 from tests.mutated_http import Sent, right
 
@@ -153,12 +153,10 @@ def service(pid: int, name: str) -> int:
 
 def kinds(pid: int, names: dict[bytes, str]) -> Iterator[tuple[int, str]]:
     """Yield those processes of a server whose command lines hold a word, and what they are."""
-    for one in descendants(pid):
-        with suppress(OSError):
-            words = Path(f"/proc/{one}/cmdline").read_bytes()
-            for word, name in names.items():
-                if word in words:
-                    yield one, name
+    for one, words in commands(pid):
+        for word, name in names.items():
+            if word in words:
+                yield one, name
 
 
 def open_files(pid: int) -> dict[str, int]:

@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -217,23 +218,34 @@ class Run:
 def descendants(pid: int) -> list[int]:
     """Return the process ids of a process and of all below it."""
     found = [pid]
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += descendants(int(child))
+    # One that TorchServe ran for a moment may be gone.
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found += descendants(int(child))
     return found
+
+
+def commands(pid: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the processes below a process, and itself, with their command lines."""
+    for one in descendants(pid):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            yield one, Path(f"/proc/{one}/cmdline").read_bytes()
 
 
 def memory(pid: int) -> dict[str, float]:
     """Return the resident megabytes of a server's processes, by what they are."""
     found: Counter[str] = Counter()
-    for one in descendants(pid):
-        words = Path(f"/proc/{one}/cmdline").read_bytes()
+    for one, words in commands(pid):
         names = {b"ModelServer": "java", b"haproxy": "haproxy", b"server.status": "status",
                  b"model_service_worker": "worker", b"server.grpc": "grpc"}  # fmt: skip
         kind = next((name for word, name in names.items() if word in words), "other")
         number = sum(name.startswith(kind) for name in found) + 1
-        status = Path(f"/proc/{one}/status").read_text()
-        found[f"{kind} {number}"] = int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
+        with suppress(FileNotFoundError, ProcessLookupError):
+            status = Path(f"/proc/{one}/status").read_text()
+            # One that has ended, and was not waited for, has none.
+            if resident := re.search(r"VmRSS:\s+(\d+)", status):
+                found[f"{kind} {number}"] = int(resident[1]) / 1024
     return dict(found)
 
 
