@@ -19,7 +19,8 @@ CHAIN: Final = {
     "serve": (),
     "tracing": ("serve",),
     "export": ("serve",),
-    "dev": ("serve", "tracing", "export"),
+    "observe": (),
+    "dev": ("serve", "tracing", "export", "observe"),
 }
 TITLES: Final = {
     "torch": "torch as PyPI has it: for Linux with a GPU, and for macOS.",
@@ -27,7 +28,8 @@ TITLES: Final = {
     "serve": "What the server needs.",
     "tracing": "What exporting traces needs, on top of serve.txt.",
     "export": "What exporting models needs, on top of serve.txt.",
-    "dev": "What tests and linters need, on top of tracing.txt and export.txt.",
+    "observe": "What reading activation logs needs; it builds on none of the others.",
+    "dev": "What tests and linters need, on top of tracing.txt, export.txt and observe.txt.",
 }
 _OF_CUDA: Final = re.compile(r"^(nvidia-|cuda-|triton$)")
 _RECORD: Final = re.compile(r"^([\w.-]+)(?:\[[^]]*\])?==.*(?:\n {4}.*)*", re.MULTILINE)

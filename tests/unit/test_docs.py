@@ -16,7 +16,17 @@ def test_links_lead_somewhere():
 
 def test_files_that_the_architecture_names_exist():
     text = (ROOT / "docs" / "architecture.md").read_text()
-    rooms = ("export", "handlers", "engine", "formats", "server", "models", "training", "replay")
+    rooms = (
+        "export",
+        "handlers",
+        "engine",
+        "formats",
+        "server",
+        "models",
+        "training",
+        "replay",
+        "observe",
+    )
     made = {
         "model.pt",
         "signature.json",

@@ -103,9 +103,10 @@ FORBIDDEN = {
     "server": {"engine", "export", "handlers", "models", "torch", "training"},
     "training": {"export", "handlers", "models", "server", "observe"},
     "replay": {"export", "models", "server", "training"},
+    "observe": {"engine", "export", "handlers", "models", "server", "torch", "training"},
 }
-# Nobody imports it.
-FORBIDDEN = {room: names | {"replay"} - {room} for room, names in FORBIDDEN.items()}
+# Nobody imports these.
+FORBIDDEN = {room: names | {"observe", "replay"} - {room} for room, names in FORBIDDEN.items()}
 
 
 @pytest.mark.parametrize("room", FORBIDDEN)

@@ -1,0 +1,38 @@
+"""`python -m observe COMMAND`: look at activation logs."""
+
+import argparse
+import sys
+from importlib import import_module
+from typing import Final
+
+from formats.document import FormatError
+
+COMMANDS: Final = {
+    "top": "live in the terminal",
+    "page": "a web page",
+    "report": "one file to send on",
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Run a command; each is a module of its own with `add_arguments` and `run`."""
+    parser = argparse.ArgumentParser(prog="python -m observe", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    chosen = arguments[0] if arguments and arguments[0] in COMMANDS else None
+    for name, help_text in COMMANDS.items():
+        command = commands.add_parser(name, help=help_text, description=help_text)
+        if name == chosen:
+            # Only the one that is meant is imported: a terminal needs no web server.
+            import_module(f"observe.{name}").add_arguments(command)
+    options = parser.parse_args(arguments)
+    try:
+        return int(import_module(f"observe.{options.command}").run(options))
+    except FormatError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,285 @@
+"""Lines of an activation log as columns: what one part of a file holds."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from observe.log_files import Part
+
+__all__ = ["Columns", "Moved", "decode", "merge_order", "read_part"]
+
+_LONGEST_LINE: Final = 64 << 20
+_FORMAT: Final = "vitrine.activation"
+_VERSION: Final = 1
+_STATISTICS: Final = itemgetter(
+    "elements", "mean", "std", "min", "max", "zero_fraction", "non_finite"
+)
+_GRADIENT: Final = itemgetter("elements", "norm", "mean", "std", "min", "max", "non_finite")
+
+
+class Moved(OSError):
+    """The file at the path is no longer the one that was meant."""
+
+
+@dataclass
+class Columns:
+    """Records of an activation log, column by column.
+
+    Attributes:
+        record: columns of one entry for each record: `time` (int64, milliseconds since 1970),
+            `rows` (int64), and lists of text or None: `model`, `version`, `request_id`,
+            `traceparent`, `correlation_id`, `reason`, `error`, `non_finite`, `gradient_of`.
+        layers: (model, version, layer's key, "layer" or "gradient") that entries below count in.
+        value: float64 [n, 7], statistics in the order of `formats.statistics.LayerStatistics`.
+        value_of: int64 [n, 5]: index of the record, of the layer, row (-1: over several), whether
+            it is the request's total, whether it was all zeros (flagged dead).
+        gradient: float64 [m, 7]: elements, norm, mean, std, min, max, non_finite.
+        gradient_of: int64 [m, 5]: record, layer, row, total, flag (0, 1 vanishing, 2 exploding).
+        order: of each (model, version), its layers in execution order.
+        skipped: by reason, how many lines were no record.
+        size: bytes that were read.
+    """
+
+    record: dict[str, Any] = field(default_factory=dict)
+    layers: list[tuple[str, str, str, str]] = field(default_factory=list)
+    value: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 7)))
+    value_of: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 5), np.int64))
+    gradient: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 7)))
+    gradient_of: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 5), np.int64))
+    order: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    skipped: dict[str, int] = field(default_factory=dict)
+    size: int = 0
+
+
+def read_part(part: Part) -> Columns:
+    """Read and decode a part of a file.
+
+    Raises:
+        Moved: another file is there now.
+        OSError: it cannot be read.
+    """
+    try:
+        file = part.path.open("rb")
+    except FileNotFoundError:
+        raise Moved(str(part.path)) from None
+    with file:
+        if os.fstat(file.fileno()).st_ino != part.inode:
+            raise Moved(str(part.path))
+        columns = decode(_lines(file, part))
+    columns.size = part.end - part.start
+    return columns
+
+
+def decode(lines: Iterable[bytes]) -> Columns:
+    """Decode lines; what is no activation record is counted and left out."""
+    lines = list(lines)
+    try:
+        return _Builder(strict=False).build(lines)
+    except (TypeError, ValueError, OverflowError):
+        # A text where a number should be, found only when all are put together: look for it.
+        return _Builder(strict=True).build(lines)
+
+
+def merge_order(known: list[str], seen: Sequence[str]) -> None:
+    """Put keys that `known` lacks behind the one that they followed when they were seen."""
+    if known[: len(seen)] == seen:
+        return
+    behind = 0
+    for key in seen:
+        if key in known:
+            behind = known.index(key) + 1
+        else:
+            known.insert(behind, key)
+            behind += 1
+
+
+def _lines(file: BinaryIO, part: Part) -> Iterator[bytes]:
+    file.seek(part.start)
+    place = part.start
+    if not part.first:
+        # The part before reads the line that reaches into this one; it may end just here.
+        file.seek(part.start - 1)
+        place += _line(file)[1] - 1
+    while place < part.end:
+        line, length = _line(file)
+        if not length:
+            return
+        place += length
+        yield line
+
+
+def _line(file: BinaryIO) -> tuple[bytes, int]:
+    """Return the next line and its length; of one that is too long, an empty one."""
+    line = file.readline(_LONGEST_LINE)
+    length = len(line)
+    if length < _LONGEST_LINE or line.endswith(b"\n"):
+        return line, length
+    while not line.endswith(b"\n") and (line := file.readline(_LONGEST_LINE)):
+        length += len(line)
+    return b"too long", length
+
+
+_RECORD: Final = ("model", "version", "request_id", "traceparent", "correlation_id", "reason",
+    "error", "non_finite", "gradient_of")  # fmt: skip
+
+
+_TEXTS: Final = frozenset({str, type(None)})
+
+
+class _Builder:
+    """Takes records apart.
+
+    Args:
+        strict: whether each number is looked at by itself, which takes longer.
+    """
+
+    def __init__(self, *, strict: bool) -> None:
+        self._strict = strict
+        self._times: list[str] = []
+        self._rows: list[int] = []
+        self._text: dict[str, list[str | None]] = {name: [] for name in _RECORD}
+        self._layers: dict[tuple[str, str, str, str], int] = {}
+        self._order: dict[tuple[str, str], list[str]] = {}
+        # For each kind: numbers, and what they are of.
+        self._numbers: dict[str, tuple[list[Any], list[Any]]] = {
+            "layer": ([], []),
+            "gradient": ([], []),
+        }
+        self._skipped: dict[str, int] = {}
+
+    def _take(self, line: bytes) -> None:
+        """Add a line's record, or count why there is none."""
+        try:
+            record = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            if line.strip():
+                self._skip("not JSON")
+            return
+        if type(record) is not dict or record.get("format") != _FORMAT:
+            self._skip("no activation record")
+        elif record.get("version") != _VERSION:
+            self._skip("of another version")
+        else:
+            sizes = [(len(numbers), len(of)) for numbers, of in self._numbers.values()]
+            try:
+                self._add(record)
+            except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+                for (numbers, of), size in zip(self._numbers.values(), sizes, strict=True):
+                    del numbers[size[0] :]
+                    del of[size[1] :]
+                self._skip("damaged record")
+
+    def build(self, lines: Iterable[bytes]) -> Columns:
+        """Return the lines' records.
+
+        Raises:
+            TypeError, ValueError, OverflowError: something is no number; never when strict.
+        """
+        for line in lines:
+            self._take(line)
+        value, value_of = self._numbers["layer"]
+        gradient, gradient_of = self._numbers["gradient"]
+        return Columns(
+            record={
+                "time": np.array(self._times, dtype="datetime64[ms]").astype(np.int64),
+                "rows": np.array(self._rows, dtype=np.int64),
+                **self._text,
+            },
+            layers=list(self._layers),
+            value=np.array(value, dtype=np.float64).reshape(-1, 7),
+            value_of=np.array(value_of, dtype=np.int64).reshape(-1, 5),
+            gradient=np.array(gradient, dtype=np.float64).reshape(-1, 7),
+            gradient_of=np.array(gradient_of, dtype=np.int64).reshape(-1, 5),
+            order=self._order,
+            skipped=self._skipped,
+        )
+
+    def _add(self, record: Mapping[str, Any]) -> None:
+        # The time is what a client of this may sort by, so that it has to be one.
+        time = record["time"]
+        if len(time) != 24 or time[23] != "Z":
+            raise ValueError(time)
+        rows = int(record["rows"])
+        texts = (
+            record["model"],
+            record["model_version"],
+            record["request_id"],
+            record["traceparent"],
+            record["correlation_id"],
+            record["reason"],
+            record["error"],
+        )
+        if not _TEXTS.issuperset(map(type, texts)):
+            raise TypeError(texts)
+        model, version = texts[:2]
+        if model is None or version is None or texts[2] is None:
+            raise TypeError("model, model_version and request_id are text")
+        non_finite = gradient_of = None
+        owner = (model, version)
+        if (layers := record.get("layers")) is not None:
+            flags = record["flags"]
+            non_finite = flags["non_finite"]
+            if non_finite is not None and type(non_finite) is not str:
+                raise TypeError(non_finite)
+            marked = dict.fromkeys(flags["dead"], 1)
+            self._add_layers("layer", owner, rows, layers, marked)
+        if (gradients := record.get("gradients")) is not None:
+            gradient_of = gradients["of"]
+            if type(gradient_of) is not str:
+                raise TypeError(gradient_of)
+            flags = gradients["flags"]
+            marked = dict.fromkeys(flags["vanishing"], 1) | dict.fromkeys(flags["exploding"], 2)
+            self._add_layers("gradient", owner, rows, gradients["layers"], marked)
+        if self._strict:
+            np.datetime64(time[:-1], "ms")
+        self._times.append(time[:-1])
+        self._rows.append(rows)
+        for name, text in zip(_RECORD, (*texts, non_finite, gradient_of), strict=True):
+            self._text[name].append(text)
+
+    def _add_layers(
+        self,
+        kind: str,
+        owner: tuple[str, str],
+        rows: int,
+        layers: Mapping[str, Any],
+        marked: Mapping[str, int],
+    ) -> None:
+        """Add the statistics of one record's layers."""
+        pick = _STATISTICS if kind == "layer" else _GRADIENT
+        numbers, of = self._numbers[kind]
+        number = len(self._rows)
+        single = 0 if rows == 1 else -1
+        for key, layer in layers.items():
+            name = (*owner, key, kind)
+            code = self._layers.get(name)
+            if code is None:
+                code = self._layers[name] = len(self._layers)
+            picked = pick(layer)
+            if self._strict:
+                _check(picked)
+            numbers.append(picked)
+            of.append((number, code, single, 1, marked.get(key, 0)))
+            for row, statistics in enumerate(layer.get("rows", ())):
+                picked = pick(statistics)
+                if self._strict:
+                    _check(picked)
+                numbers.append(picked)
+                of.append((number, code, row, 0, 0))
+        order = self._order.setdefault(owner, [])
+        merge_order(order, list(layers))
+
+    def _skip(self, reason: str) -> None:
+        self._skipped[reason] = self._skipped.get(reason, 0) + 1
+
+
+def _check(picked: tuple[Any, ...]) -> None:
+    for number in picked:
+        if number is not None:
+            float(number)
