@@ -114,15 +114,18 @@ class LogFiles:
         same = [
             known
             for known in self._known
-            if known not in matched and prefix.startswith(known.prefix)
+            if known not in matched
+            and (prefix.startswith(known.prefix) or known.prefix.startswith(prefix))
         ]
         # Of several that begin alike, the one that was here.
         same.sort(key=lambda known: (known.inode != inode, known.path != path))
         if same:
             known = same[0]
-            known.prefix, known.path, known.inode = prefix, path, inode
+            known.path, known.inode = path, inode
+            known.prefix = max(known.prefix, prefix, key=len)
             if size < known.offset:
                 self.truncated += 1
+                known.prefix = prefix
                 known.offset = known.searched = size
             return known
         if any(
