@@ -88,8 +88,6 @@ def decode(lines: Iterable[bytes]) -> Columns:
 
 def merge_order(known: list[str], seen: Sequence[str]) -> None:
     """Put keys that `known` lacks behind the one that they followed when they were seen."""
-    if known[: len(seen)] == seen:
-        return
     behind = 0
     for key in seen:
         if key in known:
@@ -146,6 +144,7 @@ class _Builder:
         self._text: dict[str, list[str | None]] = {name: [] for name in _RECORD}
         self._layers: dict[tuple[str, str, str, str], int] = {}
         self._order: dict[tuple[str, str], list[str]] = {}
+        self._seen: dict[tuple[tuple[str, str], str, tuple[str, ...]], list[int]] = {}
         # For each kind: numbers, and what they are of.
         self._numbers: dict[str, tuple[list[Any], list[Any]]] = {
             "layer": ([], []),
@@ -255,12 +254,14 @@ class _Builder:
         pick = _STATISTICS if kind == "layer" else _GRADIENT
         numbers, of = self._numbers[kind]
         number = len(self._rows)
+        codes = self._codes(owner, kind, tuple(layers))
+        if rows == 1 and not marked and not self._strict:
+            # Nearly all records are like this, and a log has millions.
+            numbers.extend(map(pick, layers.values()))
+            of.extend([(number, code, 0, 1, 0) for code in codes])
+            return
         single = 0 if rows == 1 else -1
-        for key, layer in layers.items():
-            name = (*owner, key, kind)
-            code = self._layers.get(name)
-            if code is None:
-                code = self._layers[name] = len(self._layers)
+        for code, (key, layer) in zip(codes, layers.items(), strict=True):
             picked = pick(layer)
             if self._strict:
                 _check(picked)
@@ -272,8 +273,17 @@ class _Builder:
                     _check(picked)
                 numbers.append(picked)
                 of.append((number, code, row, 0, 0))
-        order = self._order.setdefault(owner, [])
-        merge_order(order, list(layers))
+
+    def _codes(self, owner: tuple[str, str], kind: str, keys: tuple[str, ...]) -> list[int]:
+        """Return the layers' numbers; the same layers in the same order are looked up once."""
+        codes = self._seen.get((owner, kind, keys))
+        if codes is None:
+            codes = [
+                self._layers.setdefault((*owner, key, kind), len(self._layers)) for key in keys
+            ]
+            self._seen[owner, kind, keys] = codes
+            merge_order(self._order.setdefault(owner, []), keys)
+        return codes
 
     def _skip(self, reason: str) -> None:
         self._skipped[reason] = self._skipped.get(reason, 0) + 1
