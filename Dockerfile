@@ -51,8 +51,40 @@ RUN rm -rf torch/include torch/share torch/test torch/lib/*test*.so \
     && find . -type d -name tests -not -path "./torch/*" -prune -exec rm -rf {} + \
     && find torch/lib -name "lib*.so" -exec strip --strip-unneeded {} +
 
+# Looks at the activation log, without torch: docker build --target observe -t vitrine-observe .
 # hadolint ignore=DL3006
-FROM ${BASE}
+FROM ${BASE} AS observe-packages
+ENV PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore VITRINE_VENV=/opt/venv
+WORKDIR /build
+COPY scripts/bootstrap scripts/
+COPY requirements/locked/observe.txt requirements/locked/
+RUN scripts/bootstrap observe && /opt/venv/bin/python -m pip uninstall --yes pip setuptools
+
+# hadolint ignore=DL3006
+FROM ${BASE} AS observe
+# The same user as the server's, whose log it reads.
+RUN groupadd --gid 10001 vitrine \
+    && useradd --uid 10001 --gid vitrine --no-create-home --shell /usr/sbin/nologin vitrine \
+    && install -d -o vitrine -g vitrine /var/log/vitrine \
+    && find / -xdev -type f -perm /6000 -exec chmod a-s {} +
+COPY --from=observe-packages /opt/venv /opt/venv
+WORKDIR /opt/vitrine
+COPY formats/ formats/
+COPY observe/ observe/
+# Their baselines.
+COPY --from=export /model_store model_store/
+ENV HOME=/tmp PATH=/opt/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+USER 10001
+EXPOSE 8090
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
+    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8090/health', timeout=4)"]
+ENTRYPOINT ["python", "-m", "observe"]
+CMD ["page", "/var/log/vitrine", "--host", "0.0.0.0", "--port", "8090"]
+
+# The server, which is what `docker build` makes.
+# hadolint ignore=DL3006
+FROM ${BASE} AS server
 # The front: Debian's own package, so that its security updates come with a rebuild.
 # hadolint ignore=DL3008
 RUN apt-get update \

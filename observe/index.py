@@ -1,5 +1,6 @@
 """The index of an activation log: its records in DuckDB, a million of them asked at once."""
 
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,8 +57,11 @@ class Index:
 
     def __post_init__(self) -> None:
         """Open the database."""
+        # What does not fit into memory; without a name for it DuckDB takes the working folder.
+        self._spill = tempfile.TemporaryDirectory(prefix="vitrine-observe-")
         self._database = duckdb.connect(
-            str(self.path) if self.path else ":memory:", config={"memory_limit": _MEMORY}
+            str(self.path) if self.path else ":memory:",
+            config={"memory_limit": _MEMORY, "temp_directory": self._spill.name},
         )
         self._database.execute(_SCHEMA)
         self._writing = threading.Lock()
@@ -74,6 +78,7 @@ class Index:
     def close(self) -> None:
         """Close the database."""
         self._database.close()
+        self._spill.cleanup()
 
     @contextmanager
     def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
