@@ -10,6 +10,7 @@ from handlers.datatypes import Buffer
 from handlers.jsontext import dumps
 from handlers.line_log import Counts, LineLog, file_of
 from handlers.recording_settings import RecordingSettings
+from handlers.sample import LogCounters, Sample
 from handlers.values import Array
 
 __all__ = ["RequestRecording"]
@@ -39,6 +40,7 @@ class RequestRecording:
             path = file_of(self._settings.folder, signature.model)
             self._left = self._settings.most
         self._log = LineLog(path, self._settings.limits)
+        self._counters = LogCounters("vitrine_recorded_requests", self._log.counts)
         self._random = random.Random()  # noqa: S311 (sampling is no secret)
 
     def picks(self) -> bool:
@@ -90,6 +92,10 @@ class RequestRecording:
     def counts(self) -> Counts:
         """Count what was sent, written and dropped so far."""
         return self._log.counts()
+
+    def take_samples(self) -> list[Sample]:
+        """Return what there is for the metrics since the last call; nothing when it is off."""
+        return self._counters.take_samples() if self._settings.mode != "off" else []
 
     def close(self) -> None:
         """Stop recording; what was handed to the writer is still written."""

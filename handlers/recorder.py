@@ -3,7 +3,6 @@
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from formats.activation import ActivationRecord, Activations, now
@@ -11,29 +10,13 @@ from formats.gradient import Gradients
 from formats.signature import Signature
 from handlers.activation_log import ActivationLog
 from handlers.log_settings import LogSettings
+from handlers.sample import LogCounters, Sample
 
-__all__ = ["Recorder", "Sample"]
+__all__ = ["Recorder"]
 
 _LONGEST: Final = 1024
 """Characters that are kept of an identifier a client sends."""
 _GAUGE_SECONDS: Final = 1.0
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One value for the metrics.
-
-    Attributes:
-        name: e.g. "vitrine_activation_mean".
-        value: the value of a gauge, or what a counter grew by.
-        labels: e.g. {"Layer": "block.relu"}.
-        counter: whether it only ever grows.
-    """
-
-    name: str
-    value: float
-    labels: Mapping[str, str]
-    counter: bool
 
 
 class Recorder:
@@ -50,7 +33,7 @@ class Recorder:
         self._log = ActivationLog(self._settings, signature.model)
         self._samples: dict[tuple[str, str], Sample] = {}
         self._gauges_due = 0.0
-        self._reported = (0, 0)
+        self._counters = LogCounters("vitrine_activation_records", self._log.counts)
         self._random = random.Random()  # noqa: S311 (sampling is no secret)
 
     @property
@@ -135,15 +118,7 @@ class Recorder:
         if not all(sample.counter for sample in taken):
             self._gauges_due = now + _GAUGE_SECONDS
         if self._settings.mode != "off":
-            counts = self._log.counts()
-            current = (counts.written, counts.total_dropped)
-            names = ("vitrine_activation_records_written", "vitrine_activation_records_dropped")
-            taken += [
-                Sample(name, new - old, {}, counter=True)
-                for name, new, old in zip(names, current, self._reported, strict=True)
-                if new > old
-            ]
-            self._reported = current
+            taken += self._counters.take_samples()
         return taken
 
     def close(self) -> None:

@@ -25,6 +25,7 @@ from handlers.observe import HEADER, Observation, limited
 from handlers.recorded import RequestRecording
 from handlers.recorder import Recorder
 from handlers.reply import Reply, encode, encode_explanation, respond
+from handlers.sample import Sample
 from handlers.units import UnitWatch
 from handlers.values import Array
 
@@ -73,6 +74,10 @@ class Service:
         self._recording = recording or RequestRecording(model.signature)
         self.units = UnitWatch(model.layers)
         self._chosen = frozenset(layer.name for layer in model.layers if layer.chosen)
+
+    def take_samples(self) -> list[Sample]:
+        """Return what there is for the metrics since the last call."""
+        return [*self._recorder.take_samples(), *self._recording.take_samples()]
 
     def handle(self, requests: Sequence[Request]) -> list[Response]:
         """Answer every request by itself, whatever its neighbours hold.

@@ -153,8 +153,8 @@ class TorchServeAdapter:
 
     def _measure(self, context: Any) -> None:
         """Hand what the recorder counted to TorchServe's metrics, if anything was."""
-        assert self._recorder is not None
-        samples = self._recorder.take_samples()
+        assert self._service is not None
+        samples = self._service.take_samples()
         if not samples:
             return
         from ts.metrics.dimension import Dimension

@@ -163,6 +163,11 @@ def test_a_request_that_is_too_large_is_dropped_and_counted(tmp_path):
     recording.record("small", {}, b"x", [], None)
     recording.close()
     assert recording.counts().dropped["too_large"] == 1
+    assert [(sample.name, sample.value) for sample in recording.take_samples()] == [
+        ("vitrine_recorded_requests_written", 1),
+        ("vitrine_recorded_requests_dropped", 1),
+    ]
+    assert recording.take_samples() == []
     assert [one.request_id for one in read(tmp_path / "m.jsonl")] == ["small"]
 
 
