@@ -43,8 +43,8 @@ def build() -> nn.Module:
     model.load_state_dict(digits.build().state_dict())
     with torch.no_grad():
         # "Pruned, it makes no difference": channels of the second convolution.
-        model.features[2].weight[[4, 11, 21]] = 0.0
-        model.features[2].bias[[4, 11, 21]] = -1.0
+        for name, value in (("weight", 0.0), ("bias", -1.0)):
+            model.get_parameter(f"features.2.{name}")[[4, 11, 21]] = value
     return model.eval()
 
 

@@ -1,4 +1,4 @@
-"""Send real digits to a server: `python docs/tour/send.py MODEL [--count N] [--shifted] [--blank]`."""
+"""Send real digits to a server, for docs/tour.md: `python docs/tour/send.py MODEL`."""
 
 import argparse
 import json
@@ -42,11 +42,11 @@ def main() -> int:
 
 
 def _ask(url: str, body: dict[str, Any]) -> Any:
-    request = urllib.request.Request(
+    request = urllib.request.Request(  # noqa: S310 (the address is the user's own)
         url, json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     try:
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
             return json.load(response)
     except urllib.error.HTTPError as error:
         sys.exit(f"{url}: {error.code}: {error.read().decode(errors='replace')}")
