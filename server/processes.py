@@ -11,12 +11,12 @@ from server.process import ChildProcess, reap
 
 __all__ = ["Processes"]
 
-# A process that may be started again is so after these seconds, and, from the last on, gives up.
+# A process that may be started again is so after these seconds, by how often it died in a row.
 _BACK_OFF: Final = (0.2, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 # Orphans that have ended may wait: looking for them reads all of /proc.
 _REAP_SECONDS: Final = 10.0
 # One that ran this long has recovered.
-_STEADY_SECONDS: Final = 60.0
+_STEADY_SECONDS: Final = 10.0
 
 
 @dataclass
@@ -28,6 +28,7 @@ class _Member:
     again: Callable[[], ChildProcess] | None
     started: float
     deaths: int = 0
+    proven: bool = False
     due: float | None = None
 
 
@@ -69,8 +70,8 @@ class Processes:
         """Look whether all run; start those again that may be.
 
         Raises:
-            ServingError: One ended without having been asked to, and is not to be started again,
-                or was too often.
+            ServingError: One ended without having been asked to, and is not to be started again;
+                or it was, as often as there are back-offs, and never ran for `_STEADY_SECONDS`.
         """
         if self._clock() - self._reaped >= _REAP_SECONDS:
             self._reaped = self._clock()
@@ -86,10 +87,12 @@ class Processes:
             ended = f"{member.name} ended without having been asked to ({how})"
             now = self._clock()
             if now - member.started >= _STEADY_SECONDS:
-                member.deaths = 0
-            if member.again is None or member.deaths == len(_BACK_OFF):
+                member.deaths, member.proven = 0, True
+            # One that has run is needed by fewer than are served without it: it is tried for ever.
+            lost = member.deaths == len(_BACK_OFF) and not member.proven
+            if member.again is None or lost:
                 raise ServingError(f"{ended}; lines above may say why.")
-            member.due = now + _BACK_OFF[member.deaths]
+            member.due = now + _BACK_OFF[min(member.deaths, len(_BACK_OFF) - 1)]
             member.deaths += 1
             member.child.stop(0)
             self._say(f"{ended}; it is started again.")

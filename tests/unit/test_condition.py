@@ -399,6 +399,30 @@ def test_a_service_that_dies_is_started_again_later_and_later_and_not_without_en
     assert said[0].startswith("The status service ended without having been asked to (exit code 1)")
 
 
+def test_a_service_that_has_run_is_tried_for_ever():
+    now = [0.0]
+    made = []
+
+    def again():
+        made.append(now[0])
+        # Twenty deaths at once, then it runs for a while, and dies.
+        return Child(status=-9 if len(made) <= 20 else None)
+
+    processes = Processes(lambda line: None, lambda: now[0])
+    child = Child(status=None)
+    processes.add("The status service", child, 1.0, again=again)
+    processes.check()
+    now[0] = 11.0
+    child.status = -9
+    while now[0] < 1000:
+        processes.check()
+        now[0] += 0.1
+    assert len(made) == 21
+    assert made[0] < 11.5
+    pauses = [after - before for before, after in zip(made, made[1:], strict=False)]
+    assert max(pauses) < 31
+
+
 def test_a_service_that_is_about_to_be_started_again_is_a_problem():
     now = [0.0]
     processes = Processes(lambda line: None, lambda: now[0])
