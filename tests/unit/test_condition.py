@@ -1,5 +1,6 @@
 """The condition of a server: what makes it ready, degraded or not, and what is given up."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -419,7 +420,7 @@ def test_a_service_that_has_run_is_tried_for_ever():
         now[0] += 0.1
     assert len(made) == 21
     assert made[0] < 11.5
-    pauses = [after - before for before, after in zip(made, made[1:], strict=False)]
+    pauses = [after - before for before, after in itertools.pairwise(made)]
     assert max(pauses) < 31
 
 
