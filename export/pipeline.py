@@ -252,7 +252,9 @@ def _look(
     """Check the observed graph, and write down what its layers look like."""
     graph = observed_graph(loaded, [layer for layer in found.hooked if layer.chosen])
     summary = getattr(graph, SUMMARY)
-    baseline.measure(graph, found.hooked, definition, row_axis=row_axis).write(folder)
+    measured = baseline.measure(graph, found.hooked, definition, row_axis=row_axis)
+    units = baseline.active_units(loaded, found.hooked, definition, row_axis=row_axis)
+    replace(measured, units=units).write(folder)
     if not found.hooked:
         return ()
     tolerance = precision.STATISTICS_TOLERANCE[definition.precision]

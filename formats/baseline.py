@@ -1,6 +1,6 @@
 """The baseline: what a model's layers look like on the inputs it was built for."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -41,11 +41,17 @@ class Baseline:
             "examples".
         rows: how many rows there were; single inputs for a model without a row axis.
         layers: activation key (see `formats.activation`) to statistic to its summary.
+        units: activation key of a ReLU-like layer to the fraction of rows in which each of its
+            units was active, of up to 500 of them; empty in archives made before it was kept.
+        score: how the rows' out-of-distribution scores are distributed (`formats.score`); None in
+            archives of before there was one, and where no layer is observed.
     """
 
     source: str
     rows: int
     layers: dict[str, dict[str, Summary]]
+    units: dict[str, list[float]] = field(default_factory=dict)
+    score: Summary | None = None
 
     def write(self, folder: Path) -> None:
         """Write `baseline.json` into `folder`."""
@@ -64,6 +70,14 @@ class Baseline:
                 key: {name: Summary(**summary) for name, summary in statistics.items()}
                 for key, statistics in fields["layers"].items()
             }
-            return cls(fields["source"], fields["rows"], layers)
-        except (AttributeError, KeyError, TypeError) as error:
+            units = {key: list(map(float, own)) for key, own in fields.get("units", {}).items()}
+            score = fields.get("score")
+            return cls(
+                fields["source"],
+                fields["rows"],
+                layers,
+                units=units,
+                score=None if score is None else Summary(**score),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{FILE_NAME} is damaged: {error}") from None

@@ -11,6 +11,8 @@ from formats.signature import Signature
 from handlers.activation_log import ActivationLog
 from handlers.log_settings import LogSettings
 from handlers.sample import LogCounters, Sample
+from handlers.unit_lines import UnitLines
+from handlers.units import UnitWatch
 
 __all__ = ["Recorder"]
 
@@ -31,6 +33,7 @@ class Recorder:
         self._signature = signature
         self._settings = settings or LogSettings()
         self._log = ActivationLog(self._settings, signature.model)
+        self._units = UnitLines(signature, self._log.put)
         self._samples: dict[tuple[str, str], Sample] = {}
         self._gauges_due = 0.0
         self._counters = LogCounters("vitrine_activation_records", self._log.counts)
@@ -99,10 +102,13 @@ class Recorder:
             )
         )
 
-    def note_dead(self, dead: Mapping[str, int]) -> None:
-        """Take in how many units of each layer were never active, by activation key."""
+    def note_units(self, watch: UnitWatch) -> None:
+        """Take in how many units of each layer were never active, and log it now and then."""
+        dead = watch.dead()
         for layer, units in dead.items():
             self._sample("vitrine_activation_dead_units", units, layer)
+        if self._settings.mode != "off":
+            self._units.note(watch, dead)
 
     def take_samples(self) -> list[Sample]:
         """Return what there is for the metrics since the last call.
@@ -123,6 +129,7 @@ class Recorder:
 
     def close(self) -> None:
         """Stop logging; what was handed to the writer is still written."""
+        self._units.close()
         self._log.close()
 
     def _count(self, seen: Activations) -> None:

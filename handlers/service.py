@@ -167,7 +167,7 @@ class Service:
             outputs, observation = self._model.observe(arrays, rows)
             run = Run(len(group), began, time.perf_counter() - started)
             if self.units.look(lambda names: self._model.raw(arrays, names)):
-                self._recorder.note_dead(self.units.dead())
+                self._recorder.note_units(self.units)
         else:
             outputs = self._model.run(arrays)
             run = Run(len(group), began, time.perf_counter() - started)

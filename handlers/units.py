@@ -2,39 +2,30 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
+from engine.units import UnitCounts, watched
 from formats.layers import Layer
+from formats.units import MOST_COUNTED, LayerUnits
 from handlers.values import Array
 
-__all__ = ["RELU_LIKE", "UnitWatch"]
-
-RELU_LIKE: Final = frozenset({"ReLU", "ReLU6", "Threshold", "Hardshrink", "Softshrink"})
-"""Classes whose output is exactly zero where a unit is not active."""
+__all__ = ["ROWS_NEEDED", "UnitWatch"]
 
 ROWS_NEEDED: Final = 200
 """Rows before a unit may be called dead: one that is active in 2 % of rows is then missed with a
 chance of 0.98²⁰⁰, which is 2 %."""
 
 _SHARE: Final = 0.05
-_IMAGE_AXES: Final = 4
-
-
-@dataclass
-class _Layer:
-    rows: int = 0
-    active: Array = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
 
 class UnitWatch:
     """Counts, over rows that were looked at, in how many each unit was active.
 
-    A unit is a channel of an image (axis 1 of four), else an entry of the last axis; it is active
-    in a row if it is not zero anywhere in it. Looking means running rows once more, so it is
-    done for batches that are observed anyway, and for at most a twentieth of the time.
+    What a unit is, `engine.units` says. Looking means running rows once more, so it is done for
+    batches that are observed anyway, and for at most a twentieth of the time.
 
     Args:
         layers: those of the model; the chosen ReLU-like ones are watched.
@@ -44,12 +35,8 @@ class UnitWatch:
     def __init__(
         self, layers: Sequence[Layer], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._axes = {
-            layer.name: layer.axes[0]
-            for layer in layers
-            if layer.chosen and layer.type in RELU_LIKE and layer.axes and layer.axes[0] >= 0
-        }
-        self._seen: dict[str, _Layer] = {}
+        self._axes = watched(layers)
+        self._seen: dict[str, UnitCounts] = {}
         self._clock = clock
         self._next = 0.0
 
@@ -83,6 +70,16 @@ class UnitWatch:
             if seen.rows >= ROWS_NEEDED
         }
 
+    def rows(self) -> int:
+        """Return how many rows were looked at, of the layer that had the most."""
+        return max((seen.rows for seen in self._seen.values()), default=0)
+
+    def layers(self) -> dict[str, LayerUnits]:
+        """Return how often the units of each layer that was looked at were active, by its key."""
+        return {
+            key: _layer(seen) for key, seen in self._seen.items() if seen.rows and len(seen.active)
+        }
+
     def report(self) -> dict[str, dict[str, Any]]:
         """Say which units were never active.
 
@@ -91,32 +88,20 @@ class UnitWatch:
             units), and `dead`, the indices of units never active; None while too few rows were
             looked at to say.
         """
-        return {
-            key: {
-                "rows": seen.rows,
-                "units": len(seen.active),
-                "active_fraction": float(seen.active.mean() / seen.rows),
-                "dead": np.flatnonzero(seen.active == 0).tolist()
-                if seen.rows >= ROWS_NEEDED
-                else None,
-            }
-            for key, seen in self._seen.items()
-            if seen.rows and len(seen.active)
-        }
+        return {key: replace(units, active=None).to_json() for key, units in self.layers().items()}
 
     def _count(self, key: str, values: Array) -> None:
-        name = key.partition("@")[0]
-        rows = np.moveaxis(values != 0, self._axes[name], 0)
-        if rows.ndim < 2:
-            return
-        unit_axis = 1 if rows.ndim == _IMAGE_AXES else rows.ndim - 1
-        others = tuple(axis for axis in range(1, rows.ndim) if axis != unit_axis)
-        active = rows.any(axis=others).sum(axis=0)
-        seen = self._seen.setdefault(key, _Layer())
-        if len(seen.active) != len(active):
-            # The number of units depends on the input, so that its units have no identity.
-            if seen.rows:
-                return
-            seen.active = np.zeros(len(active), dtype=np.int64)
-        seen.active = seen.active + active
-        seen.rows += len(rows)
+        axis = self._axes[key.partition("@")[0]]
+        self._seen.setdefault(key, UnitCounts()).add(values, axis)
+
+
+def _layer(seen: UnitCounts) -> LayerUnits:
+    units = len(seen.active)
+    dead = np.flatnonzero(seen.active == 0)[:MOST_COUNTED]
+    return LayerUnits(
+        rows=seen.rows,
+        units=units,
+        active_fraction=float(seen.active.mean() / seen.rows),
+        dead=tuple(dead.tolist()) if seen.rows >= ROWS_NEEDED else None,
+        active=tuple(seen.active.tolist()) if units <= MOST_COUNTED else None,
+    )

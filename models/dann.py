@@ -65,6 +65,14 @@ def build() -> nn.Module:
     return model.eval()
 
 
+def calibration() -> list[tuple[Tensor, ...]]:
+    """Return held-out digits of the source domain, float32 [300, 8, 8]: those it has labels for.
+
+    So the target domain is seen as drift.
+    """
+    return [(data.held_apart()[0].images,)]
+
+
 def examples() -> list[tuple[Tensor, ...]]:
     """Return held-out digits of both domains, float32 [rows, 8, 8], rows 1, 2, 5 and 16."""
     images = data.split().held_out.images[:24]

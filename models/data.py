@@ -77,6 +77,16 @@ def split() -> Split:
 
 
 @lru_cache(maxsize=1)
+def held_apart() -> tuple[Images, Images]:
+    """Part the held-out images, 2 to 1 in each class: 300 for calibration, 150 for nothing at all.
+
+    A baseline is made of held-out images, since a model is surer of those it was trained on than
+    of those it will be asked about.
+    """
+    return stratified(split().held_out, 1 / 3, SPLIT_SEED)
+
+
+@lru_cache(maxsize=1)
 def domains() -> Domains:
     """Return the training images parted in two domains, evenly in each class.
 

@@ -72,8 +72,8 @@ def build() -> nn.Module:
 
 
 def calibration() -> list[tuple[Tensor, ...]]:
-    """Return the digits it was trained on, float32 [1347, 8, 8]: what requests should look like."""
-    return [(data.split().train.images,)]
+    """Return held-out digits, float32 [300, 8, 8]: what requests should look like."""
+    return [(data.held_apart()[0].images,)]
 
 
 def examples() -> list[tuple[Tensor, ...]]:

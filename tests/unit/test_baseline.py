@@ -1,6 +1,7 @@
 """The baseline of a model: what its layers look like on the inputs it was built for."""
 
 import base64
+import json
 import zipfile
 
 import datasketches
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from export.baseline import MOST_UNIT_ROWS
 from export.definition import from_model_file
 from export.errors import ExportError
 from formats.baseline import STATISTICS, Baseline
@@ -52,6 +54,35 @@ def test_the_numbers_are_those_of_eager_hooks_on_the_calibration_inputs(unpacked
     for quantile in (0.01, 0.25, 0.5, 0.75, 0.99):
         value = np.quantile(wanted["mean"], quantile)
         assert sketch.get_rank(value) == pytest.approx(quantile, abs=0.01)
+
+
+def test_units_are_those_of_eager_hooks_in_rows_taken_evenly(unpacked):
+    baseline = Baseline.read(unpacked)
+    definition = from_model_file(ROOT / "models" / "digits.py")
+    [(images,)] = definition.calibration
+    chosen = images[:: -(-len(images) // MOST_UNIT_ROWS)]
+    assert list(baseline.units) == ["features.1", "features.3", "features.7"]
+    for key, fractions in baseline.units.items():
+        place = int(key.removeprefix("features."))
+        with torch.no_grad():
+            output = definition.module.features[: place + 1](chosen.unsqueeze(1) / 8.0 - 1.0)
+        active = (output != 0).reshape(*output.shape[:2], -1).any(dim=2).double().mean(dim=0)
+        assert fractions == pytest.approx(active.tolist(), abs=2 / len(chosen))
+    # Training killed some; no channel of a convolution is among them.
+    assert 0.0 in baseline.units["features.7"]
+    assert min(baseline.units["features.1"]) == 1.0
+
+
+def test_a_baseline_of_before_units_were_kept_is_read(unpacked):
+    file = unpacked / "baseline.json"
+    fields = json.loads(file.read_text())
+    units = fields.pop("units")
+    file.write_text(json.dumps(fields))
+    assert Baseline.read(unpacked).units == {}
+    for damaged in (units | {"features.1": "x"}, units | {"features.1": 3}, [1]):
+        file.write_text(json.dumps(fields | {"units": damaged}))
+        with pytest.raises(FormatError, match=r"baseline\.json is damaged"):
+            Baseline.read(unpacked)
 
 
 def test_it_is_read_as_it_was_written(unpacked, tmp_path):

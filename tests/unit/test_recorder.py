@@ -134,3 +134,20 @@ def test_a_batch_is_told_once_for_each_layer(served, tmp_path):
     lines(recorder, tmp_path, 5)
     names = [(s.name, s.labels.get("Layer")) for s in recorder.take_samples()]
     assert len(names) == len(set(names))
+
+
+def test_which_units_fire_is_logged_once_enough_rows_were_seen_and_at_the_end(served, tmp_path):
+    service, recorder = served(mode="asked")
+    service.units._clock = lambda: 0.0  # looking takes no time
+    body = json.dumps(torch.randn(40, 16).tolist()).encode()
+    for number in range(6):
+        service.handle([Request(body, ASKING, str(number))])
+    recorder.close()
+    found = lines(recorder, tmp_path, 8)
+    kinds = [one["format"].removeprefix("vitrine.") for one in found]
+    assert kinds == ["activation"] * 4 + ["units"] + ["activation"] * 2 + ["units"]
+    first, last = (one["layers"]["block.1"] for one in found if "worker" in one)
+    assert (first["rows"], last["rows"]) == (200, 240)
+    assert len(last["active"]) == last["units"] == 32
+    assert last == {**service.units.report()["block.1"], "active": last["active"]}
+    assert {one["worker"] for one in found if "worker" in one} == {recorder._units._worker}
