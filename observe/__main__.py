@@ -3,6 +3,7 @@
 import argparse
 import sys
 from importlib import import_module
+from types import ModuleType
 from typing import Final
 
 from formats.document import FormatError
@@ -11,7 +12,14 @@ COMMANDS: Final = {
     "top": "live in the terminal",
     "page": "a web page",
     "report": "one file to send on",
+    "drift": "a table, and a status for cron",
 }
+# `observe.drift` is what is computed.
+_MODULES: Final = {"drift": "drift_command"}
+
+
+def _module(command: str) -> ModuleType:
+    return import_module(f"observe.{_MODULES.get(command, command)}")
 
 
 def main(arguments: list[str]) -> int:
@@ -23,10 +31,10 @@ def main(arguments: list[str]) -> int:
         command = commands.add_parser(name, help=help_text, description=help_text)
         if name == chosen:
             # Only the one that is meant is imported: a terminal needs no web server.
-            import_module(f"observe.{name}").add_arguments(command)
+            _module(name).add_arguments(command)
     options = parser.parse_args(arguments)
     try:
-        return int(import_module(f"observe.{options.command}").run(options))
+        return int(_module(options.command).run(options))
     except FormatError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,8 +1,10 @@
 """The index of an activation log: its records in DuckDB, a million of them asked at once."""
 
+import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +14,7 @@ import duckdb
 import numpy as np
 
 from observe.lines import Columns, merge_order
+from observe.unit_lines import Units
 
 __all__ = ["Index"]
 
@@ -29,6 +32,9 @@ CREATE TABLE gradient (
     record BIGINT, time BIGINT, layer INTEGER, row_number INTEGER, total BOOLEAN, flag UTINYINT,
     elements BIGINT, norm DOUBLE, mean DOUBLE, std DOUBLE, min DOUBLE, max DOUBLE,
     non_finite BIGINT);
+CREATE TABLE unit (
+    time BIGINT, layer INTEGER, worker VARCHAR, "rows" BIGINT, units BIGINT, fraction DOUBLE,
+    dead BIGINT[], active BIGINT[]);
 """
 _VALUE: Final = ("elements", "mean", "std", "min", "max", "zero_fraction", "non_finite")
 _GRADIENT: Final = ("elements", "norm", "mean", "std", "min", "max", "non_finite")
@@ -42,7 +48,8 @@ class Index:
     Tables: `record`, a line each; `layer`, a name each for (model, version, key, kind);
     `value` and `gradient`, the statistics of one layer in one request: `total` over the whole
     request, `row_number` of one row (-1 where it is over several; a request of one row has a
-    single entry that is both). `time` is in milliseconds since 1970. What was not finite in the
+    single entry that is both); `unit`, what a worker had counted of a layer's units by then.
+    `time` is in milliseconds since 1970. What was not finite in the
     log is NULL.
 
     Args:
@@ -58,10 +65,11 @@ class Index:
     def __post_init__(self) -> None:
         """Open the database."""
         # What does not fit into memory; without a name for it DuckDB takes the working folder.
-        self._spill = tempfile.TemporaryDirectory(prefix="vitrine-observe-")
+        spill = tempfile.mkdtemp(prefix="vitrine-observe-")
+        self._remove = weakref.finalize(self, shutil.rmtree, spill, ignore_errors=True)
         self._database = duckdb.connect(
             str(self.path) if self.path else ":memory:",
-            config={"memory_limit": _MEMORY, "temp_directory": self._spill.name},
+            config={"memory_limit": _MEMORY, "temp_directory": spill},
         )
         self._database.execute(_SCHEMA)
         self._writing = threading.Lock()
@@ -78,7 +86,7 @@ class Index:
     def close(self) -> None:
         """Close the database."""
         self._database.close()
-        self._spill.cleanup()
+        self._remove()
 
     @contextmanager
     def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -108,13 +116,13 @@ class Index:
             if len(times):
                 self._insert(columns, times)
                 self._forget()
+            if columns.units:
+                self._insert_units(columns.units)
             self.generation += 1
 
     def _insert(self, columns: Columns, times: Any) -> None:
         first = self._next
-        new = [name for name in columns.layers if name not in self._layers]
-        for name in new:
-            self._layers[name] = len(self._layers)
+        new = self._new_layers(columns.layers)
         codes = np.array([self._layers[name] for name in columns.layers], dtype=np.int32)
         dead = np.bincount(columns.value_of[columns.value_of[:, 4] == 1, 0], minlength=len(times))
         flow = np.bincount(
@@ -136,10 +144,7 @@ class Index:
         connection.execute("BEGIN")
         try:
             if new:
-                connection.executemany(
-                    "INSERT INTO layer VALUES (?, ?, ?, ?, ?)",
-                    [(self._layers[name], *name) for name in new],
-                )
+                connection.executemany("INSERT INTO layer VALUES (?, ?, ?, ?, ?)", new)
             self._append("record", record)
             for table, names, numbers, of in (
                 ("value", _VALUE, columns.value, columns.value_of),
@@ -156,6 +161,39 @@ class Index:
         self._next += len(times)
         self._count += len(times)
 
+    def _new_layers(self, names: Iterable[tuple[str, str, str, str]]) -> list[tuple[Any, ...]]:
+        """Number layers that were not seen before; return them as lines of the table."""
+        new = [name for name in dict.fromkeys(names) if name not in self._layers]
+        for name in new:
+            self._layers[name] = len(self._layers)
+        return [(self._layers[name], *name) for name in new]
+
+    def _insert_units(self, units: Sequence[Units]) -> None:
+        new = self._new_layers(one.layer for one in units)
+        connection = self._database
+        connection.execute("BEGIN")
+        try:
+            if new:
+                connection.executemany("INSERT INTO layer VALUES (?, ?, ?, ?, ?)", new)
+            counted = [one.counted for one in units]
+            self._append(
+                "unit",
+                {
+                    "time": np.array([one.time for one in units], dtype=np.int64),
+                    "layer": np.array([self._layers[one.layer] for one in units], dtype=np.int32),
+                    "worker": _objects(one.worker for one in units),
+                    "rows": np.array([one.rows for one in counted], dtype=np.int64),
+                    "units": np.array([one.units for one in counted], dtype=np.int64),
+                    "fraction": np.array([one.active_fraction for one in counted]),
+                    "dead": _objects(_list(one.dead) for one in counted),
+                    "active": _objects(_list(one.active) for one in counted),
+                },
+            )
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+
     def _append(self, table: str, columns: dict[str, Any]) -> None:
         self._database.register("part", columns)
         try:
@@ -171,7 +209,7 @@ class Index:
             "SELECT time FROM record ORDER BY time DESC OFFSET ? LIMIT 1", [self.keep]
         ).fetchone()
         assert row is not None
-        for table in ("value", "gradient", "record"):
+        for table in ("value", "gradient", "unit", "record"):
             self._database.execute(f"DELETE FROM {table} WHERE time <= ?", list(row))
         counted = self._database.execute("SELECT count(*) FROM record").fetchone()
         assert counted is not None
@@ -197,6 +235,17 @@ def _entries(
             for n, name in enumerate(names)
         },
     }
+
+
+def _objects(values: Iterable[Any]) -> Any:
+    given = list(values)
+    array = np.empty(len(given), dtype=object)
+    array[:] = given
+    return array
+
+
+def _list(indices: Sequence[int] | None) -> list[int] | None:
+    return None if indices is None else list(indices)
 
 
 def _counts(numbers: Any) -> Any:

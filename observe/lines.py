@@ -10,7 +10,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from formats.units import FORMAT as UNITS
 from observe.log_files import Part
+from observe.unit_lines import Units, read_units
 
 __all__ = ["Columns", "Moved", "decode", "merge_order", "read_part"]
 
@@ -41,6 +43,7 @@ class Columns:
             it is the request's total, whether it was all zeros (flagged dead).
         gradient: float64 [m, 7]: elements, norm, mean, std, min, max, non_finite.
         gradient_of: int64 [m, 5]: record, layer, row, total, flag (0, 1 vanishing, 2 exploding).
+        units: what lines about units tell, an entry for each layer of each line.
         order: of each (model, version), its layers in execution order.
         skipped: by reason, how many lines were no record.
         size: bytes that were read.
@@ -52,6 +55,7 @@ class Columns:
     value_of: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 5), np.int64))
     gradient: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 7)))
     gradient_of: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 5), np.int64))
+    units: list[Units] = field(default_factory=list)
     order: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
     size: int = 0
@@ -150,6 +154,7 @@ class _Builder:
             "layer": ([], []),
             "gradient": ([], []),
         }
+        self._units: list[Units] = []
         self._skipped: dict[str, int] = {}
 
     def _take(self, line: bytes) -> None:
@@ -161,7 +166,10 @@ class _Builder:
                 self._skip("not JSON")
             return
         if type(record) is not dict or record.get("format") != _FORMAT:
-            self._skip("no activation record")
+            if type(record) is dict and record.get("format") == UNITS:
+                self._take_units(record)
+            else:
+                self._skip("no activation record")
         elif record.get("version") != _VERSION:
             self._skip("of another version")
         else:
@@ -195,6 +203,7 @@ class _Builder:
             value_of=np.array(value_of, dtype=np.int64).reshape(-1, 5),
             gradient=np.array(gradient, dtype=np.float64).reshape(-1, 7),
             gradient_of=np.array(gradient_of, dtype=np.int64).reshape(-1, 5),
+            units=self._units,
             order=self._order,
             skipped=self._skipped,
         )
@@ -241,6 +250,14 @@ class _Builder:
         self._rows.append(rows)
         for name, text in zip(_RECORD, (*texts, non_finite, gradient_of), strict=True):
             self._text[name].append(text)
+
+    def _take_units(self, fields: dict[str, Any]) -> None:
+        """Add a line about units, or count why it is none."""
+        found = read_units(fields)
+        if isinstance(found, str):
+            self._skip(found)
+        else:
+            self._units += found
 
     def _add_layers(
         self,

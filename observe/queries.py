@@ -1,7 +1,7 @@
 """What is asked of an index: windows of time, layers, requests."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from observe.index import Index
 
 __all__ = [
+    "FLAGS",
     "GRADIENT_STATISTICS",
     "STATISTICS",
     "Heatmap",
@@ -18,15 +19,20 @@ __all__ = [
     "ModelSummary",
     "Request",
     "Row",
+    "UnitReport",
     "Window",
+    "flag_counts",
     "flagged",
     "gradient_heatmap",
     "heatmap",
+    "heatmaps",
     "models",
     "overview",
     "recent",
+    "records",
     "request",
     "rows_of",
+    "units",
 ]
 
 STATISTICS: Final = ("mean", "std", "min", "max", "zero_fraction", "non_finite")
@@ -43,6 +49,14 @@ _TOGETHER: Final = {
     "non_finite": "sum(v.non_finite)",
     "norm": "avg(v.norm)",
 }
+_FLAGGED: Final = {
+    "error": "r.error IS NOT NULL",
+    "non_finite": "r.non_finite IS NOT NULL",
+    "dead": "r.dead > 0",
+    "flow": "r.flow > 0",
+}
+FLAGS: Final = tuple(_FLAGGED)
+"""What is strange in a request; see `flagged`."""
 _WIDTHS: Final = tuple(
     unit * factor
     for unit, factors in (
@@ -132,6 +146,8 @@ class Heatmap:
         width: of a column, milliseconds.
         values: of each layer, of each column; None where there was nothing finite.
         records: requests in each column.
+        measured: of each layer, of each column: requests that it was measured in.
+        flagged: of these, those in which it was all zeros, or its gradient vanished or exploded.
     """
 
     statistic: str
@@ -140,6 +156,8 @@ class Heatmap:
     width: int
     values: list[list[float | None]]
     records: list[int]
+    measured: list[list[int]] = field(default_factory=list)
+    flagged: list[list[int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -198,6 +216,28 @@ class Request:
     gradients: list[LayerValue]
 
 
+@dataclass(frozen=True)
+class UnitReport:
+    """How often the units of a ReLU-like layer were active, over all workers.
+
+    Attributes:
+        key: the layer's.
+        rows: that were looked at.
+        units: how many there are.
+        active_fraction: in which part of the rows a unit was active, the mean over units.
+        dead: indices of units that were never active; None where too few rows were looked at to
+            say. Of a layer with more than `formats.units.MOST_COUNTED` units, at most so many.
+        active: in how many rows each unit was active; None for such a layer.
+    """
+
+    key: str
+    rows: int
+    units: int
+    active_fraction: float
+    dead: list[int] | None
+    active: list[int] | None = None
+
+
 def models(index: Index) -> list[ModelSummary]:
     """Return the models in the log and their versions, by name and version."""
     with index.cursor() as cursor:
@@ -229,6 +269,65 @@ def overview(index: Index, window: Window) -> list[LayerOverview]:
     return [by_key[key] for key in index.order(window.model, window.version) if key in by_key]
 
 
+ROWS_NEEDED: Final = 200
+"""Rows before a unit may be called dead, as in `handlers.units`."""
+
+
+def units(index: Index, window: Window) -> list[UnitReport]:
+    """Return how often units of ReLU-like layers were active in a window, in execution order.
+
+    A worker tells now and then what it has counted since it started. So the last line of each
+    that falls into the window is taken, less its last one before the window; where a layer has
+    too many units for counts, the last lines alone, from before the window too.
+    """
+    owner, first = window.owner("l")
+    latest = (
+        "SELECT u.layer, u.worker, max(u.time) AS time, arg_max(u.rows, u.time) AS rows, "
+        "arg_max(u.units, u.time) AS units, arg_max(u.fraction, u.time) AS fraction, "
+        "last(u.dead ORDER BY u.time) AS dead, last(u.active ORDER BY u.time) AS active "
+        "FROM unit u WHERE {} GROUP BY u.layer, u.worker"
+    )
+    condition, second = window.condition("u")
+    before, third = ("u.time < ?", [window.since]) if window.since is not None else ("FALSE", [])
+    with index.cursor() as cursor:
+        found = cursor.execute(
+            f"SELECT l.key, a.rows, a.units, a.fraction, a.dead, a.active, b.rows, b.active "
+            f"FROM ({latest.format(condition)}) a JOIN layer l ON l.id = a.layer "
+            f"LEFT JOIN ({latest.format(before)}) b ON b.layer = a.layer AND b.worker = a.worker "
+            f"WHERE {owner} ORDER BY a.time",
+            [*second, *third, *first],
+        ).fetchall()
+    by_key: dict[str, list[Any]] = {}
+    for key, *counted in found:
+        by_key.setdefault(key, []).append(counted)
+    order = index.order(window.model, window.version)
+    keys = [key for key in order if key in by_key] + sorted(by_key.keys() - set(order))
+    reports = (_together(key, by_key[key]) for key in keys)
+    return [report for report in reports if report is not None]
+
+
+def _together(key: str, counted: Sequence[Sequence[Any]]) -> UnitReport | None:
+    """Add up what workers counted; those that saw another number of units are left out."""
+    size = counted[-1][1]
+    counted = [one for one in counted if one[1] == size]
+    if any(one[4] is None for one in counted):
+        rows = sum(one[0] for one in counted)
+        known = [set(one[3]) for one in counted if one[3] is not None]
+        dead = sorted(set.intersection(*known)) if known and rows >= ROWS_NEEDED else None
+        fraction = sum(one[2] * one[0] for one in counted) / rows if rows else 0.0
+        return UnitReport(key, rows, size, fraction, dead) if rows else None
+    rows, active = 0, np.zeros(size, dtype=np.int64)
+    for own_rows, _, _, _, own, past_rows, past in counted:
+        rows += own_rows - (past_rows or 0)
+        active += np.array(own, dtype=np.int64)
+        if past is not None:
+            active -= np.array(past, dtype=np.int64)
+    if rows <= 0 or not size:
+        return None
+    dead = np.flatnonzero(active == 0).tolist() if rows >= ROWS_NEEDED else None
+    return UnitReport(key, rows, size, float(active.mean() / rows), dead, active.tolist())
+
+
 def heatmap(index: Index, window: Window, statistic: str, columns: int = 60) -> Heatmap:
     """Return one statistic of each layer against time.
 
@@ -243,29 +342,38 @@ def heatmap(index: Index, window: Window, statistic: str, columns: int = 60) -> 
         statistic: one of `STATISTICS`.
         columns: the most there may be.
     """
-    return _heatmap(index, window, statistic, columns, "value")
+    return _heatmaps(index, window, (statistic,), columns, "value")[statistic]
+
+
+def heatmaps(index: Index, window: Window, columns: int = 60) -> dict[str, Heatmap]:
+    """Return the heat maps of all statistics, asked for at once; see `heatmap`."""
+    return _heatmaps(index, window, STATISTICS, columns, "value")
 
 
 def gradient_heatmap(index: Index, window: Window, statistic: str, columns: int = 60) -> Heatmap:
     """Return the same of the layers' gradients: `norm` (average) or `non_finite` (sum)."""
-    return _heatmap(index, window, statistic, columns, "gradient")
+    return _heatmaps(index, window, (statistic,), columns, "gradient")[statistic]
 
 
-def _heatmap(index: Index, window: Window, statistic: str, columns: int, table: str) -> Heatmap:
+def _heatmaps(
+    index: Index, window: Window, statistics: Sequence[str], columns: int, table: str
+) -> dict[str, Heatmap]:
     owner, first = window.owner("l")
     record_owner, _ = window.owner("v")
     condition, second = window.condition("v")
+    flag = "v.dead" if table == "value" else "v.flag > 0"
+    asked = ", ".join(_TOGETHER[statistic] for statistic in statistics)
     with index.cursor() as cursor:
         ends = cursor.execute(
             f"SELECT min(v.time), max(v.time) FROM record v WHERE {record_owner} AND {condition}",
             [*first, *second],
         ).fetchone()
         if ends is None or ends[0] is None:
-            return Heatmap(statistic, [], [], 1, [], [])
+            return {statistic: Heatmap(statistic, [], [], 1, [], []) for statistic in statistics}
         width = _width(ends[0], ends[1], columns)
         start = ends[0] // width * width
         found = cursor.execute(
-            f"SELECT l.key, v.time // {width}, {_TOGETHER[statistic]} "
+            f"SELECT l.key, v.time // {width}, count(*), count(*) FILTER ({flag}), {asked} "
             f"FROM {table} v JOIN layer l ON l.id = v.layer "
             f"WHERE v.total AND {owner} AND {condition} GROUP BY ALL",
             [*first, *second],
@@ -276,22 +384,30 @@ def _heatmap(index: Index, window: Window, statistic: str, columns: int, table: 
             [*first, *second],
         ).fetchall()
     many = (ends[1] - start) // width + 1
-    seen = {key for key, _, _ in found}
+    seen = {row[0] for row in found}
     layers = [key for key in index.order(window.model, window.version) if key in seen]
     place = {key: number for number, key in enumerate(layers)}
-    values: list[list[float | None]] = [[None] * many for _ in layers]
+    values: list[list[list[float | None]]] = [[[None] * many for _ in layers] for _ in statistics]
+    measured, flagged_in = ([[0] * many for _ in layers] for _ in range(2))
     records = [0] * many
-    for key, column, value in found:
+    for key, column, number, marked, *numbers in found:
         at = column - start // width
         # A record that came in since the ends were asked for.
         if key in place and 0 <= at < many:
-            values[place[key]][at] = value if value is None else float(value)
+            measured[place[key]][at], flagged_in[place[key]][at] = number, marked
+            for of_statistic, value in zip(values, numbers, strict=True):
+                of_statistic[place[key]][at] = value if value is None else float(value)
     for column, number in counted:
         at = column - start // width
         if 0 <= at < many:
             records[at] = number
     starts = [start + number * width for number in range(many)]
-    return Heatmap(statistic, layers, starts, width, values, records)
+    return {
+        statistic: Heatmap(
+            statistic, layers, starts, width, of_statistic, records, measured, flagged_in
+        )
+        for statistic, of_statistic in zip(statistics, values, strict=True)
+    }
 
 
 def _width(first: int, last: int, columns: int) -> int:
@@ -352,22 +468,38 @@ _ROW: Final = (
 )
 
 
-def flagged(index: Index, window: Window, limit: int = 50) -> list[Row]:
+def flagged(index: Index, window: Window, limit: int = 50, kind: str | None = None) -> list[Row]:
     """Return requests that something was strange in, the latest first.
 
-    That is an error, a value that is not finite, a layer that was all zeros, or a gradient that
-    vanished or exploded.
+    Args:
+        index: to ask.
+        window: which records.
+        limit: the most there may be.
+        kind: one of `FLAGS`: an error, a value that is not finite, a layer that was all zeros, or
+            a gradient that vanished or exploded; None for any.
     """
+    strange = " OR ".join(_FLAGGED.values()) if kind is None else _FLAGGED[kind]
     owner, first = window.owner("r")
     condition, second = window.condition("r")
     with index.cursor() as cursor:
         found = cursor.execute(
-            f"SELECT {_ROW} FROM record r WHERE {owner} AND {condition} AND (r.error IS NOT NULL "
-            "OR r.non_finite IS NOT NULL OR r.dead > 0 OR r.flow > 0) "
+            f"SELECT {_ROW} FROM record r WHERE {owner} AND {condition} AND ({strange}) "
             "ORDER BY r.time DESC, r.id DESC LIMIT ?",
             [*first, *second, limit],
         ).fetchall()
     return [Row(*row) for row in found]
+
+
+def flag_counts(index: Index, window: Window) -> dict[str, int]:
+    """Return in how many requests each of `FLAGS` is."""
+    owner, first = window.owner("r")
+    condition, second = window.condition("r")
+    counts = ", ".join(f"count(*) FILTER ({strange})" for strange in _FLAGGED.values())
+    with index.cursor() as cursor:
+        found = cursor.execute(
+            f"SELECT {counts} FROM record r WHERE {owner} AND {condition}", [*first, *second]
+        ).fetchone()
+    return dict(zip(FLAGS, found or (), strict=True))
 
 
 def recent(index: Index, window: Window, limit: int = 50) -> list[Row]:
@@ -379,6 +511,17 @@ def recent(index: Index, window: Window, limit: int = 50) -> list[Row]:
             f"SELECT {_ROW} FROM record r WHERE {owner} AND {condition} "
             "ORDER BY r.time DESC, r.id DESC LIMIT ?",
             [*first, *second, limit],
+        ).fetchall()
+    return [Row(*row) for row in found]
+
+
+def records(index: Index, ids: Sequence[int]) -> list[Row]:
+    """Return records by their ids in the index, the latest first; without those that are gone."""
+    with index.cursor() as cursor:
+        found = cursor.execute(
+            f"SELECT {_ROW} FROM record r WHERE list_contains(?, r.id) "
+            "ORDER BY r.time DESC, r.id DESC",
+            [list(ids)],
         ).fetchall()
     return [Row(*row) for row in found]
 

@@ -1,6 +1,7 @@
 """Keeps an index up to date with the files of a log, in a thread of its own."""
 
 import multiprocessing
+import signal
 import threading
 from collections import deque
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -128,7 +129,11 @@ class Reader:
                 self._add(part, None)
             return
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(_PROCESSES, mp_context=context) as pool:
+        # Ctrl-C reaches them too; that they end is for this process to say.
+        ignored = (signal.SIGINT, signal.SIG_IGN)
+        with ProcessPoolExecutor(
+            _PROCESSES, mp_context=context, initializer=signal.signal, initargs=ignored
+        ) as pool:
             waiting: deque[tuple[Part, Future[Columns]]] = deque()
             for part in parts:
                 waiting.append((part, pool.submit(read_part, part)))

@@ -40,7 +40,8 @@ class Logged:
         if not self.file.is_file():
             return set()
         lines = self.file.read_text().splitlines()
-        return {json.loads(line)["correlation_id"] for line in lines}
+        # Lines about units have none.
+        return {json.loads(line).get("correlation_id") for line in lines}
 
     def counted(self, what: str) -> float:
         """What the metrics port says of records."""

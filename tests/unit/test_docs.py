@@ -58,7 +58,8 @@ def test_every_error_code_is_on_the_page_of_requests():
 
 
 @pytest.mark.parametrize(
-    "page", ["requests", "deploy", "security", "operations", "access", "monitoring", "versions"]
+    "page",
+    ["requests", "deploy", "security", "operations", "access", "monitoring", "versions", "drift"],
 )
 def test_pages_stay_short(page):
     assert len((ROOT / "docs" / f"{page}.md").read_text().splitlines()) <= 120

@@ -1,0 +1,1 @@
+"""What `scripts/benchmark drift` is made of."""
