@@ -19,13 +19,17 @@ ROWS_NEEDED: Final = 200
 chance of 0.98²⁰⁰, which is 2 %."""
 
 _SHARE: Final = 0.05
+_SAVED: Final = 1.0
+"""Seconds of looking that are saved up while nobody asks, so that a few hundred requests in a row,
+which is what people begin with, are enough to say which units are dead."""
 
 
 class UnitWatch:
     """Counts, over rows that were looked at, in how many each unit was active.
 
     What a unit is, `engine.units` says. Looking means running rows once more, so it is done for
-    batches that are observed anyway, and for at most a twentieth of the time.
+    batches that are observed anyway, and for at most a twentieth of the time, a second of which may
+    be saved up.
 
     Args:
         layers: those of the model; the chosen ReLU-like ones are watched.
@@ -38,7 +42,8 @@ class UnitWatch:
         self._axes = watched(layers)
         self._seen: dict[str, UnitCounts] = {}
         self._clock = clock
-        self._next = 0.0
+        self._credit = _SAVED
+        self._ended = clock()
 
     def look(self, raw: Callable[[frozenset[str]], Mapping[str, Array]]) -> bool:
         """Count a batch, if there is time for it. Never raises.
@@ -50,7 +55,11 @@ class UnitWatch:
             Whether it was counted.
         """
         started = self._clock()
-        if not self._axes or started < self._next:
+        if not self._axes:
+            return False
+        saved = self._credit + (started - self._ended) * _SHARE
+        self._credit, self._ended = min(_SAVED, saved), started
+        if self._credit < 0:
             return False
         try:
             for key, values in raw(frozenset(self._axes)).items():
@@ -58,8 +67,7 @@ class UnitWatch:
             counted = True
         except Exception:  # The answer is ready; what cannot be counted is not.
             counted = False
-        ended = self._clock()
-        self._next = ended + (ended - started) * (1 / _SHARE - 1)
+        self._credit -= self._clock() - started
         return counted
 
     def dead(self) -> dict[str, int]:

@@ -12,6 +12,7 @@ from handlers.log_settings import LogSettings
 from handlers.model import Model
 from handlers.recorder import Recorder
 from handlers.service import Request, Service
+from handlers.units import UnitWatch
 from models import data
 from observe.baselines import read_baseline
 from observe.findings import find
@@ -54,7 +55,7 @@ def logged(archive, tmp_path_factory):
         model = Model(folder / "model", torch.device("cpu"))
         recorder = Recorder(model.signature, LogSettings("sampled", 1.0, folder / "log"))
         service = Service(model, recorder)
-        service.units._clock = lambda: 0.0  # looking takes no time
+        service.units = UnitWatch(model.layers, lambda: 0.0)  # looking takes no time
         images = data.split().held_out.images
         for number, image in enumerate(data.shift(images) if shifted else images):
             body = json.dumps({"inputs": image.tolist()}).encode()
