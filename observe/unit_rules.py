@@ -30,13 +30,14 @@ def rules(facts: Facts, baseline: Baseline | None) -> Iterator[Finding]:
             continue
         died = [unit for unit in report.dead if known[unit] * report.rows >= _EXPECTED]
         if died:
-            often = listed([percent(known[unit]) for unit in died])
+            least, most = (percent(end([known[unit] for unit in died])) for end in (min, max))
+            often = least if least == most else f"{least} to {most}"
             yield Finding(
                 "dead_units",
                 "fault" if max(known[unit] for unit in died) >= _OFTEN else "warning",
                 report.key,
                 f"{_units(died)} of {report.key} never fired in {report.rows:,} rows, although "
-                f"at export {'it' if len(died) == 1 else 'they'} fired in {often} of rows: look "
+                f"at export {'it' if len(died) == 1 else 'each'} fired in {often} of rows: look "
                 "at the weights that lead to it.",
             )
         always = [unit for unit in report.dead if not known[unit]]

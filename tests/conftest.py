@@ -1,11 +1,14 @@
 """What every suite shares: where things are, and archives exported once a session."""
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from playwright.sync_api import sync_playwright
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -57,3 +60,20 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Export
         return done[name]
 
     return export
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A real Chromium, the system's; skipped without one, and failing in CI."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next((found for name in names if (found := shutil.which(name))), None)
+    if path is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("no Chromium; what people see is tested in one")
+        pytest.skip("no Chromium")
+    # It has no sandbox for root.
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=arguments)
+        yield started
+        started.close()

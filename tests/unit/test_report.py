@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -22,7 +21,6 @@ from observe.words import number, spreads
 from tests import activation_logs as logs
 from tests.conftest import ROOT
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 VOID = {"meta", "link", "br", "path", "rect", "img", "input"}
 
 
@@ -435,13 +433,8 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatc
     assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
 
 
-@pytest.mark.skipif(
-    CHROMIUM is None and os.environ.get("CI") != "true", reason="there is no Chromium"
-)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_in_a_browser(tmp_path, scheme):
-    from playwright.sync_api import sync_playwright
-
+def test_in_a_browser(browser, tmp_path, scheme):
     layers = ("a.very.long.name.of.a.layer.without.any.space" * 3, *logs.LAYERS[1:])
     log = faulty(
         tmp_path / "digits.jsonl",
@@ -451,43 +444,37 @@ def test_in_a_browser(tmp_path, scheme):
     )
     target = tmp_path / "r.html"
     made(log, target)
-    with sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        try:
-            for width in (360, 1280):
-                page = browser.new_page(
-                    viewport={"width": width, "height": 800}, color_scheme=scheme
-                )
-                told, asked = [], []
-                page.on("console", lambda message, told=told: told.append(message.text))
-                page.on("pageerror", lambda error, told=told: told.append(str(error)))
-                page.on("request", lambda request, asked=asked: asked.append(request.url))
-                page.goto(target.as_uri())
-                assert told == []
-                assert asked == [target.as_uri()]
-                assert page.evaluate(
-                    "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
-                )
-                colours = page.evaluate(
-                    "[getComputedStyle(document.documentElement).backgroundColor,"
-                    " getComputedStyle(document.body).color]"
-                )
-                light = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours]
-                assert (light[0] > light[1]) is (scheme == "light")
-                assert page.locator("svg.histogram").count() >= 10
-                assert page.locator("table.heat").count() >= 6
-                page.close()
-            printed = browser.new_page()
-            printed.goto(target.as_uri())
-            assert printed.pdf(format="A4").startswith(b"%PDF")
-        finally:
-            browser.close()
+    for width in (360, 1280):
+        page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        told, asked = [], []
+        page.on("console", lambda message, told=told: told.append(message.text))
+        page.on("pageerror", lambda error, told=told: told.append(str(error)))
+        page.on("request", lambda request, asked=asked: asked.append(request.url))
+        page.goto(target.as_uri())
+        assert told == []
+        assert asked == [target.as_uri()]
+        assert page.evaluate(
+            "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+        )
+        colours = page.evaluate(
+            "[getComputedStyle(document.documentElement).backgroundColor,"
+            " getComputedStyle(document.body).color]"
+        )
+        light = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours]
+        assert (light[0] > light[1]) is (scheme == "light")
+        assert page.locator("svg.histogram").count() >= 10
+        assert page.locator("table.heat").count() >= 6
+        page.close()
+    printed = browser.new_page()
+    printed.goto(target.as_uri())
+    assert printed.pdf(format="A4").startswith(b"%PDF")
+    printed.close()
 
 
 def test_the_lines_of_the_page_work(tmp_path, monkeypatch):
     (tmp_path / "activations").mkdir()
     (tmp_path / "model_store").mkdir()
-    for model in ("digits", "reader"):
+    for model in ("digits", "patient"):
         logs.write(tmp_path / "activations" / f"{model}.jsonl", logs.records(30, model=model))
     archive(tmp_path / "model_store" / "digits.mar", logs.baseline())
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

@@ -1,15 +1,13 @@
 """The page in a real Chromium: what it shows is what the log says."""
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 from urllib.parse import urlsplit
 
 import pandas as pd
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from tests import activation_logs as logs
 from tests.conftest import ROOT
@@ -24,21 +22,6 @@ FAULTS = (
 )
 WIDTH = 1000
 """600 records, 100 ms apart: a second is the narrowest column that makes no more than 60."""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next((found for name in names if (found := shutil.which(name))), None)
-    if path is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("no Chromium; the page is tested in one")
-        pytest.skip("no Chromium")
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=arguments)
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
