@@ -17,6 +17,7 @@ from observe.views.web import application
 
 __all__ = ["add_arguments", "run"]
 
+_FIRST_SECONDS: Final = 0.5
 _PATIENCE: Final = 3
 """Seconds that browsers have to take their last answers when it ends."""
 
@@ -61,6 +62,8 @@ def run(options: argparse.Namespace) -> int:
     host = f"[{options.host}]" if ":" in options.host else options.host
     with listening:
         reader.start(min(0.5, options.every))
+        # Of a small log all is there when the address is; a large one goes on being read.
+        reader.wait(_FIRST_SECONDS)
         print(f"http://{host}:{listening.getsockname()[1]}/", flush=True)
         try:
             server.run(sockets=[listening])

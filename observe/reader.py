@@ -69,6 +69,7 @@ class Reader:
         self._read = 0
         self._problem: str | None = None
         self._stop = threading.Event()
+        self._caught_up = threading.Event()
         self._thread: threading.Thread | None = None
         self._first = self._files.poll()
         self._found = sum(part.end - part.start for part in self._first)
@@ -101,6 +102,10 @@ class Reader:
         self._thread = threading.Thread(target=self._run, args=(every,), daemon=True)
         self._thread.start()
 
+    def wait(self, seconds: float) -> None:
+        """Wait until all that was found at first is read, or for so many seconds."""
+        self._caught_up.wait(seconds)
+
     def close(self) -> None:
         """Stop reading."""
         self._stop.set()
@@ -110,6 +115,7 @@ class Reader:
     def _run(self, every: float) -> None:
         parts, self._first = self._first, []
         self._take(parts)
+        self._caught_up.set()
         while not self._stop.wait(every):
             self._take(self._poll())
 

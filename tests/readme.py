@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 
-ROLES = {"server", "test", "request", "ask", "container", "", "factory"}
+ROLES = {"server", "test", "request", "ask", "page", "look", "container", "", "factory"}
 
 
 @dataclass(frozen=True)

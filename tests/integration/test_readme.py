@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 import torch
 from safetensors.torch import save_file
 
@@ -63,8 +64,16 @@ def served(clone) -> Iterator[tuple[int, Path]]:
     assert command.strip() == "scripts/serve"
     log = clone / "serve.log"
     with log.open("wb") as output:
+        logging = {
+            "VITRINE_ACTIVATION_LOG": "sampled",
+            "VITRINE_ACTIVATION_LOG_DIR": str(clone / "activations"),
+        }
         process = subprocess.Popen(
-            ["scripts/serve", "--port", "0"], cwd=clone, stdout=output, stderr=output
+            ["scripts/serve", "--port", "0"],
+            cwd=clone,
+            env=os.environ | logging,
+            stdout=output,
+            stderr=output,
         )
     try:
         deadline = time.monotonic() + 300
@@ -132,6 +141,31 @@ def test_the_printed_curl_lines_work(served):
     assert len(lines) == 4
     for line in lines:
         assert "outputs" in json.loads(run(line, ROOT))
+
+
+def test_the_log_is_looked_at(served, clone):
+    port, _ = served
+    asking = ["-H", "X-Activations: stats", "-T", str(ROOT / "docs/images/seven.png")]
+    address = f"http://127.0.0.1:{port}/predictions/digits"
+    subprocess.run(["curl", "-sf", *asking, address], check=True, capture_output=True, timeout=30)
+    log = clone / "activations" / "digits.jsonl"
+    deadline = time.monotonic() + 30
+    while not (log.exists() and log.stat().st_size):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    [command] = shell("look")
+    assert "features.3" in run(command, clone)
+    assert "features.3" in (clone / "report.html").read_text()
+    [command] = shell("page")
+    with subprocess.Popen(
+        [*command.split(), "--port", "0"], cwd=clone, stdout=subprocess.PIPE, text=True
+    ) as page:
+        try:
+            shown = requests.get(f"{page.stdout.readline().strip()}m/digits", timeout=30).text
+            assert "features.3" in shown
+            assert "300 rows of calibration" in shown
+        finally:
+            page.terminate()
 
 
 def test_my_own_model(clone):
