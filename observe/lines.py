@@ -103,17 +103,18 @@ def merge_order(known: list[str], seen: Sequence[str]) -> None:
 
 def _lines(file: BinaryIO, part: Part) -> Iterator[bytes]:
     file.seek(part.start)
-    place = part.start
+    begin = part.start
     if not part.first:
         # The part before reads the line that reaches into this one; it may end just here.
         file.seek(part.start - 1)
-        place += _line(file)[1] - 1
-    while place < part.end:
-        line, length = _line(file)
-        if not length:
-            return
-        place += length
-        yield line
+        begin += _line(file)[1] - 1
+    if begin >= part.end:
+        return
+    *whole, last = file.read(part.end - begin).split(b"\n")
+    yield from whole
+    if last:
+        rest, length = _line(file)
+        yield last + rest if len(last) + length <= _LONGEST_LINE else b"too long"
 
 
 def _line(file: BinaryIO) -> tuple[bytes, int]:
@@ -132,6 +133,52 @@ _RECORD: Final = ("model", "version", "request_id", "traceparent", "correlation_
 
 
 _TEXTS: Final = frozenset({str, type(None)})
+_SHARED: Final = itemgetter("model", "model_version", "reason", "error")
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """Layers that records have in common: their numbers, and `of` for a request of one row."""
+
+    codes: list[int]
+    single: NDArray[np.int64]
+
+
+class _Numbers:
+    """Statistics of one kind, and what they are of."""
+
+    def __init__(self) -> None:
+        self._values: list[tuple[Any, ...]] = []
+        self._records: list[int] = []
+        self._of: list[NDArray[np.int64]] = []
+        self._kept = 0
+
+    def add(self, record: int, values: Iterable[tuple[Any, ...]], of: NDArray[np.int64]) -> None:
+        """Add a record's values; `of`, int64 [n, 4], has layer, row, total and flag of each."""
+        self._values.extend(values)
+        self._records.append(record)
+        self._of.append(of)
+        self._kept = len(self._values)
+
+    def forget(self, record: int) -> None:
+        """Undo what was added for the last record, if anything was."""
+        if self._records and self._records[-1] == record:
+            self._records.pop()
+            self._kept -= len(self._of.pop())
+        del self._values[self._kept :]
+
+    def arrays(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Return the values, float64 [n, 7], and of which record, layer and so on, int64 [n, 5].
+
+        Raises:
+            TypeError, ValueError, OverflowError: something is no number.
+        """
+        values = np.array(self._values, dtype=np.float64).reshape(-1, 7)
+        if not self._of:
+            return values, np.zeros((0, 5), np.int64)
+        of = np.concatenate(self._of)
+        records = np.repeat(self._records, [len(one) for one in self._of])
+        return values, np.column_stack((records, of))
 
 
 class _Builder:
@@ -143,17 +190,12 @@ class _Builder:
 
     def __init__(self, *, strict: bool) -> None:
         self._strict = strict
-        self._times: list[str] = []
-        self._rows: list[int] = []
-        self._text: dict[str, list[str | None]] = {name: [] for name in _RECORD}
+        self._records: list[tuple[Any, ...]] = []
+        self._words: dict[str | None, str | None] = {}
         self._layers: dict[tuple[str, str, str, str], int] = {}
         self._order: dict[tuple[str, str], list[str]] = {}
-        self._seen: dict[tuple[tuple[str, str], str, tuple[str, ...]], list[int]] = {}
-        # For each kind: numbers, and what they are of.
-        self._numbers: dict[str, tuple[list[Any], list[Any]]] = {
-            "layer": ([], []),
-            "gradient": ([], []),
-        }
+        self._seen: dict[tuple[tuple[str, str], str, tuple[str, ...]], _Shape] = {}
+        self._numbers = {"layer": _Numbers(), "gradient": _Numbers()}
         self._units: list[Units] = []
         self._skipped: dict[str, int] = {}
 
@@ -173,13 +215,11 @@ class _Builder:
         elif record.get("version") != _VERSION:
             self._skip("of another version")
         else:
-            sizes = [(len(numbers), len(of)) for numbers, of in self._numbers.values()]
             try:
                 self._add(record)
             except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
-                for (numbers, of), size in zip(self._numbers.values(), sizes, strict=True):
-                    del numbers[size[0] :]
-                    del of[size[1] :]
+                for numbers in self._numbers.values():
+                    numbers.forget(len(self._records))
                 self._skip("damaged record")
 
     def build(self, lines: Iterable[bytes]) -> Columns:
@@ -190,19 +230,21 @@ class _Builder:
         """
         for line in lines:
             self._take(line)
-        value, value_of = self._numbers["layer"]
-        gradient, gradient_of = self._numbers["gradient"]
+        value, value_of = self._numbers["layer"].arrays()
+        gradient, gradient_of = self._numbers["gradient"].arrays()
+        columns = [list(column) for column in zip(*self._records, strict=True)]
+        times, rows, *texts = columns or [[] for _ in range(2 + len(_RECORD))]
         return Columns(
             record={
-                "time": np.array(self._times, dtype="datetime64[ms]").astype(np.int64),
-                "rows": np.array(self._rows, dtype=np.int64),
-                **self._text,
+                "time": np.array(times, dtype="datetime64[ms]").astype(np.int64),
+                "rows": np.array(rows, dtype=np.int64),
+                **dict(zip(_RECORD, texts, strict=True)),
             },
             layers=list(self._layers),
-            value=np.array(value, dtype=np.float64).reshape(-1, 7),
-            value_of=np.array(value_of, dtype=np.int64).reshape(-1, 5),
-            gradient=np.array(gradient, dtype=np.float64).reshape(-1, 7),
-            gradient_of=np.array(gradient_of, dtype=np.int64).reshape(-1, 5),
+            value=value,
+            value_of=value_of,
+            gradient=gradient,
+            gradient_of=gradient_of,
             units=self._units,
             order=self._order,
             skipped=self._skipped,
@@ -214,18 +256,20 @@ class _Builder:
         if len(time) != 24 or time[23] != "Z":
             raise ValueError(time)
         rows = int(record["rows"])
+        # What many records share is kept once, which makes less to hand to the index.
+        same = self._words.setdefault
+        model, version, reason, error = _SHARED(record)
         texts = (
-            record["model"],
-            record["model_version"],
+            same(model, model),
+            same(version, version),
             record["request_id"],
             record["traceparent"],
             record["correlation_id"],
-            record["reason"],
-            record["error"],
+            same(reason, reason),
+            same(error, error),
         )
         if not _TEXTS.issuperset(map(type, texts)):
             raise TypeError(texts)
-        model, version = texts[:2]
         if model is None or version is None or texts[2] is None:
             raise TypeError("model, model_version and request_id are text")
         non_finite = gradient_of = None
@@ -246,10 +290,7 @@ class _Builder:
             self._add_layers("gradient", owner, rows, gradients["layers"], marked)
         if self._strict:
             np.datetime64(time[:-1], "ms")
-        self._times.append(time[:-1])
-        self._rows.append(rows)
-        for name, text in zip(_RECORD, (*texts, non_finite, gradient_of), strict=True):
-            self._text[name].append(text)
+        self._records.append((time[:-1], rows, *texts, non_finite, gradient_of))
 
     def _take_units(self, fields: dict[str, Any]) -> None:
         """Add a line about units, or count why it is none."""
@@ -269,38 +310,37 @@ class _Builder:
     ) -> None:
         """Add the statistics of one record's layers."""
         pick = _STATISTICS if kind == "layer" else _GRADIENT
-        numbers, of = self._numbers[kind]
-        number = len(self._rows)
-        codes = self._codes(owner, kind, tuple(layers))
+        numbers = self._numbers[kind]
+        shape = self._shape(owner, kind, tuple(layers))
         if rows == 1 and not marked and not self._strict:
             # Nearly all records are like this, and a log has millions.
-            numbers.extend(map(pick, layers.values()))
-            of.extend([(number, code, 0, 1, 0) for code in codes])
+            numbers.add(len(self._records), map(pick, layers.values()), shape.single)
             return
         single = 0 if rows == 1 else -1
-        for code, (key, layer) in zip(codes, layers.items(), strict=True):
-            picked = pick(layer)
-            if self._strict:
-                _check(picked)
-            numbers.append(picked)
-            of.append((number, code, single, 1, marked.get(key, 0)))
+        values = []
+        of = []
+        for code, (key, layer) in zip(shape.codes, layers.items(), strict=True):
+            values.append(pick(layer))
+            of.append((code, single, 1, marked.get(key, 0)))
             for row, statistics in enumerate(layer.get("rows", ())):
-                picked = pick(statistics)
-                if self._strict:
-                    _check(picked)
-                numbers.append(picked)
-                of.append((number, code, row, 0, 0))
+                values.append(pick(statistics))
+                of.append((code, row, 0, 0))
+        if self._strict:
+            for picked in values:
+                _check(picked)
+        numbers.add(len(self._records), values, np.array(of, dtype=np.int64).reshape(-1, 4))
 
-    def _codes(self, owner: tuple[str, str], kind: str, keys: tuple[str, ...]) -> list[int]:
+    def _shape(self, owner: tuple[str, str], kind: str, keys: tuple[str, ...]) -> "_Shape":
         """Return the layers' numbers; the same layers in the same order are looked up once."""
-        codes = self._seen.get((owner, kind, keys))
-        if codes is None:
+        shape = self._seen.get((owner, kind, keys))
+        if shape is None:
             codes = [
                 self._layers.setdefault((*owner, key, kind), len(self._layers)) for key in keys
             ]
-            self._seen[owner, kind, keys] = codes
+            single = np.array([(code, 0, 1, 0) for code in codes], dtype=np.int64).reshape(-1, 4)
+            shape = self._seen[owner, kind, keys] = _Shape(codes, single)
             merge_order(self._order.setdefault(owner, []), keys)
-        return codes
+        return shape
 
     def _skip(self, reason: str) -> None:
         self._skipped[reason] = self._skipped.get(reason, 0) + 1

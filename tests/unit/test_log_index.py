@@ -205,6 +205,7 @@ def test_garbage_is_counted_by_reason(log, index):
 
 def test_a_line_too_long_for_memory_is_one_line_skipped(log, index, monkeypatch):
     monkeypatch.setattr("observe.lines._LONGEST_LINE", 10_000)
+    monkeypatch.setattr(log_files, "_PART", 5_000)
     log.write_bytes(line(1) + b'{"x": "' + b"x" * 25_000 + b'"}\n' + line(2))
     read(LogFiles(log), index)
     assert ids(index) == [1, 2]
