@@ -18,6 +18,7 @@ from observe.latest import current
 from observe.options import add_log_arguments, open_log
 from observe.outliers import count_unusual
 from observe.queries import Window
+from observe.screen import footer
 
 __all__ = ["add_arguments", "run"]
 
@@ -72,7 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Compare, print, and return 1 where something has drifted, 2 where nothing could be told."""
     reader, index, baselines = open_log(options)
-    reader.read_all()
+    state = reader.read_all()
+    if state.skipped or state.truncated or state.problem:
+        print(footer(state).plain, file=sys.stderr)
     found, missing = compare(index, baselines, options.latest)
     for owner in missing:
         print(f"{owner.model} {owner.version}: no baseline was found", file=sys.stderr)

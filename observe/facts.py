@@ -9,12 +9,12 @@ from observe import queries
 from observe.index import Index
 from observe.queries import UnitReport, Window
 
-__all__ = ["Facts", "Flow", "LayerFacts", "NonFinite", "examples", "gather", "summary"]
+__all__ = ["RANGES", "Facts", "Flow", "LayerFacts", "NonFinite", "examples", "gather", "summary"]
 
 _MEASURED_AT_MOST: Final = 50_000
 """Requests that a layer's usual size is taken from, evenly from all: logarithms take long."""
 _EXAMPLES: Final = 3
-_RANGES: Final = ("mean", "std", "min", "max")
+RANGES: Final = ("mean", "std", "min", "max")
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,16 @@ class LayerFacts:
             if greatest - least > 1e-5 * max(abs(least), abs(greatest)):
                 return False
         return True
+
+    @property
+    def saturated(self) -> bool:
+        """Whether all its values are 0 or 1, as a softmax's of too large ones, up to rounding."""
+        (mean, _), (std, _), least, greatest = self.ranges
+        ends = (*least, *(None if end is None else 1 - end for end in greatest))
+        if mean is None or std is None or any(end is None or abs(end) > 1e-5 for end in ends):
+            return False
+        # Only then is the variance as large as this.
+        return abs(std * std - mean * (1 - mean)) < 1e-4 * mean
 
 
 @dataclass(frozen=True)
@@ -157,7 +167,7 @@ def _layers(cursor: Any, window: Window, order: Sequence[str], answered: int) ->
     condition, second = window.condition("v")
     size = "greatest(abs(v.min), abs(v.max))"
     some = f"v.record % {max(1, answered // _MEASURED_AT_MOST)} = 0"
-    ranges = ", ".join(f"min(v.{name}), max(v.{name})" for name in _RANGES)
+    ranges = ", ".join(f"min(v.{name}), max(v.{name})" for name in RANGES)
     found = cursor.execute(
         "SELECT l.key, count(*), count(*) FILTER (v.dead), count(*) FILTER (v.non_finite > 0), "
         "avg(v.std), avg(v.zero_fraction), "
@@ -172,8 +182,8 @@ def _layers(cursor: Any, window: Window, order: Sequence[str], answered: int) ->
     for place, key in enumerate(key for key in order if key in by_key):
         records, dead, non_finite, std, zeros, usual_std, usual_size, *ends = by_key[key]
         pairs = tuple(zip(ends[::2], ends[1::2], strict=True))
-        least, greatest = ends[4], ends[7]
-        largest = None if least is None else max(abs(least), abs(greatest))
+        # An infinite end is NULL, the other one may be finite.
+        largest = max((abs(end) for end in (ends[4], ends[7]) if end is not None), default=None)
         layers.append(
             LayerFacts(
                 key,

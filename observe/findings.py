@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from formats.baseline import Baseline
 from formats.document import FormatError
-from observe import drift_rules, layer_rules, request_rules, unit_rules
+from observe import drift_rules, layer_rules, request_rules, unit_rules, unusual_rule
 from observe.drift import drift
 from observe.facts import Facts, examples, gather
 from observe.finding import Finding, Severity
@@ -17,8 +17,8 @@ __all__ = ["Finding", "Severity", "find"]
 
 _SEVERITIES: Final = ("fault", "warning", "note")
 _KINDS: Final = ("non_finite", "dead_layer", "exploding", "overflow", "vanishing", "constant",
-    "dead_units", "zeros", "gradient_exploding", "gradient_vanishing", "drift", "errors",
-    "nothing", "few_records", "no_baseline")  # fmt: skip
+    "dead_units", "zeros", "gradient_exploding", "gradient_vanishing", "drift", "unusual",
+    "errors", "nothing", "few_records", "no_baseline")  # fmt: skip
 """The order of what is as severe and at the same layer."""
 _SPOILS: Final = frozenset(
     {"non_finite", "dead_layer", "exploding", "vanishing", "constant", "overflow"}
@@ -62,14 +62,18 @@ def find(index: Index, window: Window, baseline: Baseline | None) -> list[Findin
     ]
     if baseline is not None:
         told += _drift(index, window, baseline)
-    # What is far off by itself and against the baseline is told once.
-    first = {(one.kind, one.layer): one for one in reversed(told)}
+    # What is far off by itself and against the baseline is told once, as the graver of the two.
+    by_gravity = sorted(told, key=lambda one: _SEVERITIES.index(one.severity))
+    first = {(one.kind, one.layer): one for one in reversed(by_gravity)}
     once = ("exploding", "vanishing")
     found = [one for one in told if one.kind not in once or first[one.kind, one.layer] is one]
     places = {layer.key: layer.place for layer in facts.layers}
     _place_makers(facts, places)
     rare = {one.layer for one in facts.non_finite if one.records < facts.answered / 2}
     found = _without_consequences(found, places, rare)
+    calm = all(one.severity == "note" for one in found)
+    if calm and baseline is not None and not any(one.kind == "drift" for one in found):
+        found += unusual_rule.rule(index, window, baseline, facts)
     if not any(one.severity != "note" for one in found):
         found.append(_nothing(facts, baseline))
     found += _hints(facts, baseline)

@@ -5,7 +5,7 @@ from typing import Final
 
 from formats.baseline import Baseline
 from observe import scale_rules
-from observe.facts import Facts, LayerFacts, summary
+from observe.facts import RANGES, Facts, summary
 from observe.finding import Finding, Severity, moment, percent, share
 
 __all__ = ["FEW", "rules"]
@@ -85,7 +85,7 @@ def _constant(facts: Facts, baseline: Baseline | None) -> Iterator[Finding]:
     if layer.dead:
         return
     text = f"{layer.key} looked the same in all {layer.records:,} requests"
-    if _of_zeros_and_ones(layer):
+    if layer.saturated:
         yield Finding(
             "constant",
             "note",
@@ -102,8 +102,8 @@ def _constant(facts: Facts, baseline: Baseline | None) -> Iterator[Finding]:
             "or what comes before it ignores its input.",
         )
         return
-    before = summary(baseline, layer.key, "mean")
-    always = before is not None and before.spread <= 1e-5 * abs(before.mean)
+    known = [own for name in RANGES if (own := summary(baseline, layer.key, name)) is not None]
+    always = bool(known) and all(own.spread <= 1e-5 * abs(own.mean) for own in known)
     if all(constant[at:]):
         yield Finding(
             "constant",
@@ -121,15 +121,6 @@ def _constant(facts: Facts, baseline: Baseline | None) -> Iterator[Finding]:
         )
 
 
-def _of_zeros_and_ones(layer: LayerFacts) -> bool:
-    """Whether values look alike from request to request because all are 0 or 1."""
-    (mean, _), (std, _), *ends = layer.ranges
-    if mean is None or std is None or ends != [(0, 0), (1, 1)]:
-        return False
-    # Only then is the variance as large as this.
-    return abs(std * std - mean * (1 - mean)) < 1e-4 * mean
-
-
 def _zeros(facts: Facts, baseline: Baseline | None) -> Iterator[Finding]:
     for layer in facts.layers:
         zeros = layer.zero_fraction
@@ -141,10 +132,13 @@ def _zeros(facts: Facts, baseline: Baseline | None) -> Iterator[Finding]:
                 text = f"{percent(zeros)} of the values of {layer.key} are zero."
                 yield Finding("zeros", "warning", layer.key, text)
         elif zeros > before.mean + max(_MORE_ZEROS, _SPREADS * before.spread):
+            why = "units of it are dying, or its inputs changed"
+            if layer.saturated:
+                why = "all others are 1, so what leads to it is too large for it"
             yield Finding(
                 "zeros",
                 "warning",
                 layer.key,
                 f"{percent(zeros)} of the values of {layer.key} are zero, at export "
-                f"{percent(before.mean)}: units of it are dying, or its inputs changed.",
+                f"{percent(before.mean)}: {why}.",
             )

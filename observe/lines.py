@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 
 from formats.units import FORMAT as UNITS
 from observe.log_files import Part
+from observe.log_time import in_milliseconds
 from observe.unit_lines import Units, read_units
 
 __all__ = ["Columns", "Moved", "decode", "merge_order", "read_part"]
 
 _LONGEST_LINE: Final = 64 << 20
+_MOST: Final = 1 << 40
+"""More rows or values than this is no count; sums of many stay within 64 bits."""
 _FORMAT: Final = "vitrine.activation"
 _VERSION: Final = 1
 _STATISTICS: Final = itemgetter(
@@ -92,13 +95,19 @@ def decode(lines: Iterable[bytes]) -> Columns:
 
 def merge_order(known: list[str], seen: Sequence[str]) -> None:
     """Put keys that `known` lacks behind the one that they followed when they were seen."""
-    behind = 0
-    for key in seen:
-        if key in known:
-            behind = known.index(key) + 1
+    places = set(known)
+    last: str | None = None
+    behind: dict[str | None, list[str]] = {}
+    for key in dict.fromkeys(seen):
+        if key in places:
+            last = key
         else:
-            known.insert(behind, key)
-            behind += 1
+            behind.setdefault(last, []).append(key)
+    if behind:
+        merged = behind.pop(None, [])
+        for key in known:
+            merged += [key, *behind.get(key, ())]
+        known[:] = merged
 
 
 def _lines(file: BinaryIO, part: Part) -> Iterator[bytes]:
@@ -173,7 +182,7 @@ class _Numbers:
         Raises:
             TypeError, ValueError, OverflowError: something is no number.
         """
-        values = np.array(self._values, dtype=np.float64).reshape(-1, 7)
+        values = _table(self._values)
         if not self._of:
             return values, np.zeros((0, 5), np.int64)
         of = np.concatenate(self._of)
@@ -236,7 +245,7 @@ class _Builder:
         times, rows, *texts = columns or [[] for _ in range(2 + len(_RECORD))]
         return Columns(
             record={
-                "time": np.array(times, dtype="datetime64[ms]").astype(np.int64),
+                "time": in_milliseconds(times),
                 "rows": np.array(rows, dtype=np.int64),
                 **dict(zip(_RECORD, texts, strict=True)),
             },
@@ -251,11 +260,10 @@ class _Builder:
         )
 
     def _add(self, record: Mapping[str, Any]) -> None:
-        # The time is what a client of this may sort by, so that it has to be one.
         time = record["time"]
-        if len(time) != 24 or time[23] != "Z":
-            raise ValueError(time)
         rows = int(record["rows"])
+        if not 0 <= rows < _MOST:
+            raise ValueError(rows)
         # What many records share is kept once, which makes less to hand to the index.
         same = self._words.setdefault
         model, version, reason, error = _SHARED(record)
@@ -289,8 +297,8 @@ class _Builder:
             marked = dict.fromkeys(flags["vanishing"], 1) | dict.fromkeys(flags["exploding"], 2)
             self._add_layers("gradient", owner, rows, gradients["layers"], marked)
         if self._strict:
-            np.datetime64(time[:-1], "ms")
-        self._records.append((time[:-1], rows, *texts, non_finite, gradient_of))
+            in_milliseconds([time])
+        self._records.append((time, rows, *texts, non_finite, gradient_of))
 
     def _take_units(self, fields: dict[str, Any]) -> None:
         """Add a line about units, or count why it is none."""
@@ -347,6 +355,17 @@ class _Builder:
 
 
 def _check(picked: tuple[Any, ...]) -> None:
-    for number in picked:
-        if number is not None:
-            float(number)
+    _table([[None if number is None else float(number) for number in picked]])
+
+
+def _table(numbers: list[Any]) -> NDArray[np.float64]:
+    """Return statistics as float64 [n, 7]; both kinds have a count at either end.
+
+    Raises:
+        TypeError, ValueError, OverflowError: one is no number, or no count.
+    """
+    table = np.array(numbers, dtype=np.float64).reshape(-1, 7)
+    counts = table[:, [0, 6]]
+    if ((counts < 0) | (counts >= _MOST)).any():
+        raise ValueError("a count is out of range")
+    return table

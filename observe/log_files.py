@@ -56,10 +56,12 @@ class LogFiles:
     Attributes:
         path: a file `NAME.jsonl`, with which those put aside belong, or a folder of such files.
         truncated: how often a file was found shorter than what had been read of it.
+        refused: why a file could not be read when they were last looked at, or None.
     """
 
     path: Path
     truncated: int = 0
+    refused: str | None = None
     _known: list[_Known] = field(default_factory=list)
 
     def poll(self) -> list[Part]:
@@ -72,15 +74,28 @@ class LogFiles:
         """
         parts: list[Part] = []
         matched: list[_Known] = []
-        for path in self._files():
+        seen: set[tuple[int, int]] = set()
+        self.refused = None
+        try:
+            paths = self._files()
+        except PermissionError as error:
+            self.refused = f"{error.filename} cannot be read: {error.strerror}"
+            return []
+        for path in paths:
             try:
                 with path.open("rb") as file:
+                    status = os.fstat(file.fileno())
+                    if (status.st_dev, status.st_ino) in seen:
+                        continue  # Renamed since it was looked at under its other name.
+                    seen.add((status.st_dev, status.st_ino))
                     known = self._recognise(path, file, matched)
                     if known is not None:
                         matched.append(known)
                         parts += _new_parts(known, file)
-            except OSError:
+            except FileNotFoundError:
                 continue  # Put aside or deleted since the folder was listed: seen next time.
+            except OSError as error:
+                self.refused = f"{path} cannot be read: {error.strerror}"
         # One that was missed, because it was being renamed, is known again later.
         missed = [known for known in self._known if known not in matched]
         self._known = matched + missed[-_REMEMBERED:]
@@ -99,7 +114,8 @@ class LogFiles:
         found = []
         for path in [self.path] if self.path.is_file() else []:
             found.append((0, path))
-        for path in folder.glob("*.jsonl"):
+        # A glob would pass over a folder that may not be read.
+        for path in (folder / name for name in os.listdir(folder) if name.endswith(".jsonl")):
             aside = _PUT_ASIDE.match(path.name)
             if path != self.path and (stem is None or (aside and aside["stem"] == stem)):
                 found.append((int(aside["number"]) if aside else 0, path))

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+import duckdb
+
 from formats.document import FormatError
 from observe.index import Index
 from observe.lines import Columns, Moved, read_part
@@ -22,7 +24,7 @@ __all__ = ["Reader", "State"]
 _PROCESSES: Final = 2
 _AHEAD: Final = 4
 _TRIES: Final = 10
-_PAUSE_SECONDS: Final = 0.01
+_PAUSE: Final = 0.01
 _FEW_BYTES: Final = 4 << 20
 """Less than this is decoded here: a second process would take longer to start."""
 
@@ -76,6 +78,7 @@ class Reader:
         self._caught_up = threading.Event()
         self._thread: threading.Thread | None = None
         self._first = self._files.poll()
+        self._problem = self._files.refused
         self._found = sum(part.end - part.start for part in self._first)
 
     def state(self) -> State:
@@ -126,7 +129,7 @@ class Reader:
     def _poll(self) -> list[Part]:
         try:
             parts = self._files.poll()
-            self._problem = None
+            self._problem = self._files.refused
         except (FormatError, OSError) as error:
             self._problem = str(error)
             return []
@@ -157,8 +160,14 @@ class Reader:
             columns = self._elsewhere(part)
         except (OSError, BrokenProcessPool) as error:
             self._problem = f"{part.path}: {error}"
-            columns = Columns(size=part.end - part.start)
-        self._index.add(columns)
+            columns = Columns(size=part.end - part.start, skipped={"unreadable": 1})
+        try:
+            self._index.add(columns)
+        except duckdb.Error as error:
+            # No room on the disk, say: go on with what comes next, which may fit.
+            self._problem = f"records of {part.path} cannot be kept: {error}"
+            lost = len(columns.record.get("time", ()))
+            self._index.add(Columns(skipped={"no room to keep it": lost}))
         self._read += part.end - part.start
 
     def _elsewhere(self, part: Part) -> Columns:
@@ -170,8 +179,8 @@ class Reader:
                 except OSError:
                     continue
             # It may have been renamed again while it was looked for.
-            time.sleep(_PAUSE_SECONDS)
-        return Columns(skipped={"file gone before it was read": 1}, size=part.end - part.start)
+            time.sleep(_PAUSE)
+        return Columns(skipped={"deleted before it was read": 1}, size=part.end - part.start)
 
 
 def _prepare() -> None:

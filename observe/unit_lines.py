@@ -7,6 +7,7 @@ import numpy as np
 
 from formats.document import FormatError
 from formats.units import VERSION, LayerUnits, UnitsRecord
+from observe.log_time import in_milliseconds
 
 __all__ = ["Units", "read_units"]
 
@@ -34,7 +35,7 @@ def read_units(fields: dict[str, Any]) -> list[Units] | str:
         return "of another version"
     try:
         record = UnitsRecord.parse(fields)
-        time = _milliseconds(record.time)
+        time = int(in_milliseconds([record.time])[0])
         for counted in record.layers.values():
             np.array([counted.rows, *(counted.active or ())], dtype=np.int64)
     except (FormatError, ValueError, OverflowError):
@@ -44,9 +45,3 @@ def read_units(fields: dict[str, Any]) -> list[Units] | str:
         Units(time, record.worker, (*owner, key, "layer"), counted)
         for key, counted in record.layers.items()
     ]
-
-
-def _milliseconds(time: str) -> int:
-    if len(time) != 24 or time[23] != "Z":
-        raise ValueError(time)
-    return int(np.datetime64(time[:-1], "ms").astype(np.int64))

@@ -91,9 +91,9 @@ def routes(source: Source) -> list[Route]:
         Route("/health", health),
         Route("/metrics", metrics),
         Route("/api/state", _json(state)),
-        Route("/api/m/{model:path}/heatmap", _json(heatmap)),
-        Route("/api/m/{model:path}/overview", _json(overview)),
-        Route("/api/m/{model:path}/r/{request_id:path}", _json(one)),
+        Route("/api/m/{model:name}/heatmap", _json(heatmap)),
+        Route("/api/m/{model:name}/overview", _json(overview)),
+        Route("/api/m/{model:name}/r/{request_id:name}", _json(one)),
     ]
 
 

@@ -13,7 +13,7 @@ __all__ = ["SPANS", "Asked", "Refused"]
 SPANS: Final = {"15m": 900_000, "1h": 3_600_000, "1d": 86_400_000}
 """Windows that end with the latest record, in milliseconds."""
 _SCALES: Final = ("baseline", "value")
-_LONGEST: Final = 4_102_444_800_000
+_LONGEST: Final = 253_402_300_799_999
 
 
 class Refused(Exception):
@@ -101,7 +101,11 @@ class Asked:
         """Return the records that are meant; `last` is reckoned from the latest one."""
         since = self.since
         if self.last is not None:
-            latest = max(one.last for one in known if one.model == self.model)
+            latest = max(
+                one.last
+                for one in known
+                if one.model == self.model and self.version in (None, one.version)
+            )
             since = latest - SPANS[self.last] + 1
         return Window(self.model, self.version, since, self.until)
 

@@ -24,6 +24,7 @@ from observe.plots import environment
 from observe.views.api import routes as api_routes
 from observe.views.asked import SPANS, Asked, Refused
 from observe.views.model import deviations_of, view_model
+from observe.views.names import AsSent
 from observe.views.request import LEFT, compare, view_request
 from observe.views.source import Source
 
@@ -50,7 +51,7 @@ def application(source: Source, hosts: list[str] | None = None) -> Starlette:
         hosts: names that a browser may know this by; None for any.
     """
     pages = _Pages(source)
-    middleware = [Middleware(_Headers)]
+    middleware = [Middleware(_Headers), Middleware(AsSent)]
     if hosts is not None:
         # Else a page from elsewhere could read this one under a name that it makes point here.
         middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=hosts))
@@ -60,9 +61,9 @@ def application(source: Source, hosts: list[str] | None = None) -> Starlette:
             Route("/search", pages.search),
             *api_routes(source),
             Mount("/static", StaticFiles(directory=_STATIC)),
-            Route("/m/{model:path}/compare", pages.compare),
-            Route("/m/{model:path}/r/{request_id:path}", pages.request),
-            Route("/m/{model:path}", pages.model),
+            Route("/m/{model:name}/compare", pages.compare),
+            Route("/m/{model:name}/r/{request_id:name}", pages.request),
+            Route("/m/{model:name}", pages.model),
         ],
         middleware=middleware,
         exception_handlers=dict.fromkeys((Refused, HTTPException, FormatError), pages.refused),
@@ -106,7 +107,8 @@ class _Pages:
         """Show the models of the log; where there is one, go to it."""
         known = self._source.models()
         names = {one.model for one in known}
-        if len(names) == 1 and "all" not in request.query_params:
+        # A browser takes the address of a model named ".." for that of this page.
+        if len(names) == 1 and "all" not in request.query_params and not names <= {".", ".."}:
             return RedirectResponse(Asked(names.pop()).address(), 302)
         return self._page("models.html", {"known": known})
 

@@ -26,6 +26,11 @@ def build() -> nn.Module:
             layer.bias.fill_(-1.0)
         elif fault == "nan":
             layer.weight[7, 3, 1, 1] = float("nan")
+        elif fault == "infinite":
+            layer.bias[7] = float("inf")
+        elif fault == "hundredfold":
+            layer.weight.mul_(100)
+            layer.bias.mul_(100)
         elif fault == "exploding":
             layer.weight.mul_(1e6)
         elif fault == "shrunk":

@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 
@@ -253,9 +254,11 @@ def test_a_layer_that_collapses(look):
 @pytest.mark.parametrize(
     ("factor", "severity", "kind"),
     [
-        (450, "fault", "exploding"),
-        (30, "warning", "exploding"),
-        (0.03, "warning", "vanishing"),
+        (45, "fault", "exploding"),
+        (30, "fault", "exploding"),
+        (20, "warning", "exploding"),
+        (0.05, "warning", "vanishing"),
+        (0.03, "fault", "vanishing"),
         (0.001, "fault", "vanishing"),
     ],
 )
@@ -264,6 +267,43 @@ def test_a_layer_of_another_scale_than_at_export(look, factor, severity, kind):
     lines = [record(number, sizes) for number in range(40)]
     assert wrong(look(lines, baseline())) == [(severity, kind, "second")]
     assert wrong(look(lines)) == []
+
+
+def test_a_hidden_layer_that_is_far_larger_than_the_one_before_it(look):
+    def sizes(*values, **changed):
+        order = dict(zip("abcd", values, strict=False))
+        return look([record(number, order, **changed) for number in range(40)])
+
+    told = sizes(2, 400, 600)
+    assert wrong(told) == [("warning", "exploding", "b")]
+    assert "200 times the layer before it (2.08" in told[0].text
+    # An answer may be of any size; and so may a layer be that is not large.
+    assert wrong(sizes(2, 2, 400)) == []
+    assert wrong(sizes(0.1, 90, 60)) == []
+    decided = {"mean": 0.1, "std": 0.3, "min": 4e-6, "max": 0.999995}
+    told = sizes(2e4, 3e4, 1, c=decided)
+    assert wrong(told) == [("warning", "exploding", "a")]
+    assert "c after it puts out nothing but 0 and 1" in told[0].text
+    assert wrong(sizes(20, 30, 1, c=decided)) == []
+
+
+def test_what_is_told_twice_is_told_as_the_graver(look):
+    lines = [record(number, {"first": 1, "second": 400, "third": 300}) for number in range(40)]
+    told = look(lines, baseline())
+    assert wrong(told) == [("fault", "exploding", "second")]
+    assert "198 times what it was at export" in told[0].text
+
+
+def test_an_infinity_in_all_requests(look):
+    lines = [record(n, non_finite="second", second=LOST | {"min": -3.0}) for n in range(40)]
+    assert wrong(look(lines)) == [("fault", "non_finite", "second")]
+
+
+def test_a_layer_that_varied_at_export_is_not_the_same_as_then(look):
+    lines = [record(number, second=layer(2.0)) for number in range(40)]
+    # The mean of a softmax is always the same.
+    known = baseline(second={"mean": [0.6, 0.0], "std": [0.8, 0.1]})
+    assert wrong(look(lines, known)) == [("warning", "constant", "second")]
 
 
 def test_more_zeros_than_at_export(look):
@@ -290,6 +330,39 @@ def test_units_that_fired_at_export_and_never_since(look):
     assert len(told) == 1
     seldom = baseline({"second": [1.0, 0.2, 0.0, 0.0, 0.7]})
     assert wrong(look(lines, seldom)) == [("warning", "dead_units", "second")]
+
+
+def test_units_that_died_with_others_changing_follow_from_the_inputs(look):
+    known = baseline({"second": [1.0, 0.9, 0.5, 0.5, 0.5]})
+    lines = [record(number) for number in range(40)]
+    told = look([*lines, units([400, 0, 200, 200, 20])], known)
+    assert wrong(told) == [("fault", "dead_units", "second")]
+    told = look([*lines, units([400, 0, 200, 20, 380])], known)
+    assert wrong(told) == []
+    assert "Other units changed as well" in of(told, "dead_units").text
+    # A unit that dies adds zeros: where there are fewer, it is not the only one that changed.
+    fewer = [record(number, second={"zero_fraction": 0.3}) for number in range(40)]
+    told = look([*fewer, units([400, 0, 200, 200, 200])], known)
+    assert wrong(told) == []
+    alike = [record(0) | {"time": time(number)} for number in range(40)]
+    told = look([*alike, units([400, 0, 200, 200, 200])], known)
+    assert wrong(told) == [("warning", "constant", "first")]
+    assert "All requests looked alike" in of(told, "dead_units").text
+
+
+@pytest.mark.parametrize("strange", [0, 15, 16, 60])
+def test_a_part_of_the_requests_that_is_unlike_the_others(look, monkeypatch, strange):
+    found = [(SimpleNamespace(request_id=f"r{number}"), None) for number in range(strange)]
+    monkeypatch.setattr("observe.unusual_rule.unusual", lambda *asked: found)
+    lines = [record(number) for number in range(200)]
+    told = look(lines, baseline())
+    # Of 200 requests, 0.02 · 200 and 5 √4 + 2 more.
+    assert wrong(told) == ([("warning", "unusual", None)] if strange > 16 else [])
+    if strange > 16:
+        assert told[0].text.startswith("60 of the latest 200 requests (30 %) are unlike")
+        assert told[0].requests == ("r0", "r1", "r2")
+    ill = [record(number, second=ZEROS) for number in range(200)]
+    assert "unusual" not in {one.kind for one in look(ill, baseline())}
 
 
 def test_units_that_never_fired_are_a_fault_where_the_others_always_fire(look):

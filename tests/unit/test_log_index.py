@@ -7,13 +7,14 @@ import shutil
 import threading
 import time
 
+import duckdb
 import pandas
 import pytest
 
 from formats.document import FormatError
 from observe import log_files, queries
 from observe.index import Index
-from observe.lines import decode, merge_order, read_part
+from observe.lines import Moved, decode, merge_order, read_part
 from observe.log_files import LogFiles
 from observe.reader import Reader
 
@@ -201,6 +202,105 @@ def test_garbage_is_counted_by_reason(log, index):
     }
     with index.cursor() as cursor:
         assert cursor.execute("SELECT count(*) FROM value").fetchone() == (6,)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"time": "1969-12-31T23:59:59.999Z"},
+        {"time": "2200-01-01T00:00:00.000Z"},
+        {"time": "-0001-01-01T00:00:00.00Z"},
+        {"time": "12345678-01-01T00:00:00Z"},
+        {"rows": 1e30},
+        {"rows": -1},
+        {"elements": 1e300},
+        {"non_finite": 2**62},
+        {"non_finite": -1},
+    ],
+)
+def test_what_no_index_holds_is_damaged(log, index, damage):
+    bad = json.loads(line(7))
+    place = bad if damage.keys() & bad.keys() else bad["layers"]["a"]
+    place |= damage
+    log.write_bytes(line(1) + json.dumps(bad).encode() + b"\n" + line(2))
+    read(LogFiles(log), index)
+    assert ids(index) == [1, 2]
+    assert index.skipped == {"damaged record": 1}
+
+
+def test_times_far_apart(log, index):
+    times = ("1970-01-01T00:00:00.000Z", "2199-12-31T23:59:59.999Z")
+    log.write_bytes(b"".join(line(number, time=time) for number, time in enumerate(times)))
+    read(LogFiles(log), index)
+    found = queries.heatmap(index, queries.Window("m"), "mean")
+    assert [sum(found.records), found.records[0], found.records[-1]] == [2, 1, 1]
+    assert found.starts[0] == 0
+
+
+def test_a_file_that_may_not_be_read_is_said(log, index, monkeypatch):
+    append(log, 1)
+    other = log.with_name("other.jsonl")
+    append(other, 2)
+    opened = type(log).open
+
+    def refusing(path, *mode):
+        if path == other:
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(log), "open", refusing)
+        reader = Reader(log.parent, index)
+        assert reader.state().problem == f"{other} cannot be read: Permission denied"
+        assert reader.read_all().problem == f"{other} cannot be read: Permission denied"
+    assert reader.read_all().problem is None
+    assert ids(index) == [1, 2]
+
+    def closed(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr("os.listdir", closed)
+    assert reader.read_all().problem == f"{log.parent} cannot be read: Permission denied"
+
+
+def test_a_file_renamed_between_two_looks_in_one_poll_is_read_once(log, index):
+    append(log, 1, 2)
+    os.link(log, log.with_name("m.1.jsonl"))
+    assert Reader(log, index).read_all().records == 2
+
+
+def test_a_file_that_is_renamed_again_and_again_is_found(log, index, monkeypatch):
+    append(log, 1, 2)
+    reader = Reader(log, index)
+    calls = []
+
+    def elusive(part):
+        calls.append(part)
+        if len(calls) < 4:
+            raise Moved(str(part.path))
+        return read_part(part)
+
+    monkeypatch.setattr("observe.reader.read_part", elusive)
+    monkeypatch.setattr("observe.reader._PAUSE", 0)
+    assert reader.read_all().records == 2
+    append(log, 3)
+    monkeypatch.setattr("observe.reader.read_part", lambda part: elusive(calls.clear() or part))
+    assert reader.read_all().skipped == {"deleted before it was read": 1}
+
+
+def test_records_without_room_are_counted_and_the_next_are_read(log, index, monkeypatch):
+    append(log, 1, 2)
+    reader = Reader(log, index)
+
+    def full(*asked):
+        raise duckdb.OutOfMemoryException("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "_insert", full)
+        assert reader.read_all().skipped == {"no room to keep it": 2}
+    append(log, 3)
+    assert reader.read_all().records == 1
+    assert ids(index) == [3]
 
 
 def test_a_line_too_long_for_memory_is_one_line_skipped(log, index, monkeypatch):
@@ -418,6 +518,8 @@ def test_layers_keep_the_order_they_ran_in():
     merge_order(order, ["z", "d"])
     assert order.index("a") < order.index("b") < order.index("c") < order.index("d")
     assert "z" in order
+    merge_order(order, ["n", "a", "m", "c"])
+    assert order == ["n", "z", "a", "m", "b", "c", "d"]
 
 
 def test_decode_takes_nothing():

@@ -24,7 +24,7 @@ from observe.deviation import deviation, summary_of
 from observe.drift import drift
 from observe.index import Index
 from observe.outliers import unusual
-from observe.queries import Window
+from observe.queries import ModelSummary, Window
 from observe.reader import Reader
 from observe.views.asked import Asked
 from observe.views.source import Source
@@ -85,6 +85,12 @@ def test_one_model_is_gone_to_and_several_are_listed(served, tmp_path):
         text = get(address, "/").text
         assert 'href="/m/a?version=1.0"' in text
         assert 'href="/m/b?version=1.0"' in text
+
+
+def test_a_model_whose_address_is_that_of_the_list_is_listed(tmp_path):
+    logs.write(tmp_path / "odd.jsonl", logs.records(2, model=".."))
+    with serving(tmp_path) as (address, _):
+        assert requests.get(address, allow_redirects=False, timeout=60).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -162,6 +168,22 @@ def test_what_comes_from_clients_is_escaped(tmp_path):
             assert "<script>alert" not in get(address, path, 404).text
         found = get(address, f"/search?q={quote('<img src=x onerror=alert(2)>')}")
         assert "&lt;img src=x" in found.text
+
+
+@pytest.mark.parametrize("name", ["a/b", "a/r/b", "x/compare", "100%", "%2F", "q?a=1#b", "a\nb"])
+def test_a_name_may_be_anything(tmp_path, name):
+    made = logs.records(3, model=name, layers=(name, "b"))
+    odd = [line.replace('"client-0"', json.dumps("c" + name)) for line in logs.lines(made)]
+    odd += [json.dumps(json.loads(odd[0]) | {"request_id": name, "model": "plain"}) + "\n"]
+    (tmp_path / "odd.jsonl").write_text("".join(odd))
+    quoted = quote(name, safe="")
+    with serving(tmp_path) as (address, _):
+        for path in (f"/m/{quoted}", f"/m/plain/r/{quoted}", f"/api/m/{quoted}/overview"):
+            get(address, path)
+        found = get(address, f"/search?q={quote('c' + name, safe='')}")
+        assert found.url.startswith(f"{address}/m/")
+        one = get(address, f"/api/m/plain/r/{quoted}").json()
+        assert [layer["key"] for layer in one["layers"]] == [name, "b"]
 
 
 def test_only_names_of_this_machine_are_answered_where_only_it_may_ask(served, tmp_path):
@@ -315,6 +337,12 @@ def test_an_address_keeps_what_was_asked():
     assert asked.address(since=5, until=6) == (
         "/m/a%2Fb?version=1.0&statistic=max&scale=value&since=5&until=6&layers=x%2A"
     )
+
+
+def test_the_last_minutes_end_with_the_latest_record_that_is_meant():
+    known = [ModelSummary("m", "1", 1, 0, 0, 5_000_000), ModelSummary("m", "2", 1, 0, 0, 9_000_000)]
+    assert Asked("m", last="15m").window(known).since == 8_100_001
+    assert Asked("m", "1", last="15m").window(known).since == 4_100_001
 
 
 @contextmanager

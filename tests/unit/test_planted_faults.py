@@ -95,6 +95,7 @@ def test_a_healthy_model_is_not_accused(found, baseline):
 FAULTS = {
     "killed_layer": ("dead_layer", LAYER),
     "nan": ("non_finite", "features.2"),
+    "infinite": ("non_finite", "features.2"),
     "exploding": ("exploding", LAYER),
     "shrunk": ("vanishing", LAYER),
 }
@@ -131,6 +132,16 @@ def test_a_channel_that_was_killed_before_stands_out_from_its_layer(found, basel
     ]
     assert wrong[0].text.startswith("1 of the 32 units of features.3 never fired in 450 rows")
     assert ("not at export either" in wrong[0].text) == (baseline is not None)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "severity"), [("none", "fault"), ("hundredfold", "warning"), (None, "warning")]
+)
+def test_weights_a_hundred_times_as_large(found, baseline, severity):
+    wrong = [one for one in found("hundredfold", baseline) if one.severity != "note"]
+    assert [(one.severity, one.kind, one.layer) for one in wrong] == [
+        (severity, "exploding", LAYER)
+    ]
 
 
 def test_other_inputs_are_told_from_a_fault_in_a_layer(found):

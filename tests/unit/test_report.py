@@ -486,7 +486,7 @@ def test_the_lines_of_the_page_work(tmp_path, monkeypatch):
             cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True,
         )  # fmt: skip
         printed[role] = done.stdout
-    assert printed["top"].startswith("reader 1.0 · ")
+    assert printed["top"].startswith("patient 1.0 · ")
     assert "baseline: 800 rows of calibration" in printed["top"]
     assert printed["report"] == ""
     assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
