@@ -78,7 +78,9 @@ USER 10001
 EXPOSE 8090
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8090/health', timeout=4)"]
+    CMD ["python", "-c", "import http.client, sys; \
+asked = http.client.HTTPConnection('127.0.0.1', 8090, timeout=4); \
+asked.request('GET', '/health'); sys.exit(asked.getresponse().status != 200)"]
 ENTRYPOINT ["python", "-m", "observe"]
 CMD ["page", "/var/log/vitrine", "--host", "0.0.0.0", "--port", "8090"]
 

@@ -38,8 +38,8 @@ __all__ = ["serve"]
 _POLL_SECONDS = 0.1
 _WATCH_SECONDS = 0.5
 _REPORT_SECONDS = 10.0
-# A worker's socket is SCRATCH/.ts.sock.PORT; Linux allows 107 characters.
-_LONGEST_SCRATCH = 90
+# Sockets are made in it, SCRATCH/inference.sock the longest; HAProxy allows 97 characters.
+_LONGEST_SCRATCH = 97 - len("/inference.sock")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from handlers.model import Model
 from handlers.recorder import Recorder
 from handlers.service import Request, Service
 from handlers.torchserve import _label, _plain
+from handlers.units import UnitWatch
 
 
 @pytest.fixture
@@ -138,7 +139,7 @@ def test_a_batch_is_told_once_for_each_layer(served, tmp_path):
 
 def test_which_units_fire_is_logged_once_enough_rows_were_seen_and_at_the_end(served, tmp_path):
     service, recorder = served(mode="asked")
-    service.units._clock = lambda: 0.0  # looking takes no time
+    service.units = UnitWatch(service._model.layers, lambda: 0.0)  # looking takes no time
     body = json.dumps(torch.randn(40, 16).tolist()).encode()
     for number in range(6):
         service.handle([Request(body, ASKING, str(number))])

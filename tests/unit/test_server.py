@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import xml.etree.ElementTree as ElementTree
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from server import health, java, ports
+from server import health, java, ports, supervise
 from server.__main__ import main
 from server.archives import default_name, examine, find_archives, read_archive, select
 from server.condition import FAILED, READY, Condition, ModelCondition
@@ -591,8 +592,8 @@ def run(tmp_path, store):
     executable.write_text(FAKE_TORCHSERVE.replace("{python}", sys.executable))
     executable.chmod(0o755)
     arguments = ["--port", "0", "--model-store", str(store), "--state", str(tmp_path / "state")]
-    scratch = tmp_path / "t"
-    scratch.mkdir()
+    # A socket's path has at most 97 characters, and pytest's folders are long.
+    scratch = Path(tempfile.mkdtemp(prefix="v-"))
     started = []
 
     def start(mode, *more):
@@ -613,7 +614,18 @@ def run(tmp_path, store):
     for process in started:
         process.kill()
         process.communicate()
-    assert list(scratch.iterdir()) == []
+    scratch.rmdir()
+
+
+def test_a_long_folder_for_temporary_files_is_not_used_for_sockets(tmp_path, monkeypatch):
+    long = tmp_path / ("x" * 60)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with supervise._scratch() as folder:
+        assert len(f"{folder}/inference.sock") <= 97
+        assert folder.is_dir()
+    assert not folder.exists()
+    assert list(long.iterdir()) == []
 
 
 def alive(pid):
