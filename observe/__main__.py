@@ -24,11 +24,19 @@ def _module(command: str) -> ModuleType:
 
 def main(arguments: list[str]) -> int:
     """Run a command; each is a module of its own with `add_arguments` and `run`."""
-    parser = argparse.ArgumentParser(prog="python -m observe", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m observe", description=__doc__, allow_abbrev=False
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     chosen = arguments[0] if arguments and arguments[0] in COMMANDS else None
     for name, help_text in COMMANDS.items():
-        command = commands.add_parser(name, help=help_text, description=help_text)
+        command = commands.add_parser(
+            # `--model` is not meant to be `--model-store` where there is none.
+            name,
+            help=help_text,
+            description=help_text,
+            allow_abbrev=False,
+        )
         if name == chosen:
             # Only the one that is meant is imported: a terminal needs no web server.
             _module(name).add_arguments(command)

@@ -66,6 +66,7 @@ class Compared:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_log_arguments(parser)
+    parser.add_argument("--model", metavar="NAME", help="only this model (default: all)")
     parser.add_argument("--latest", type=_count, default=500, metavar="N", help="requests (500)")
     parser.add_argument("--json", action="store_true", help="all distances, as JSON")
 
@@ -76,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     state = reader.read_all()
     if state.skipped or state.truncated or state.problem:
         print(footer(state).plain, file=sys.stderr)
-    found, missing = compare(index, baselines, options.latest)
+    found, missing = compare(index, baselines, options.latest, options.model)
     for owner in missing:
         print(f"{owner.model} {owner.version}: no baseline was found", file=sys.stderr)
     if options.json:
@@ -91,14 +92,24 @@ def run(options: argparse.Namespace) -> int:
     return int(any(one.alarm for one in found))
 
 
-def compare(index: Index, baselines: Baselines, latest: int) -> tuple[list[Compared], list[Window]]:
+def compare(
+    index: Index, baselines: Baselines, latest: int, model: str | None = None
+) -> tuple[list[Compared], list[Window]]:
     """Hold what the log has lately against the baselines.
+
+    Args:
+        index: of the log.
+        baselines: of its models.
+        latest: at most so many requests.
+        model: only this one; None for all.
 
     Returns:
         What was compared, and the windows that have no baseline.
     """
     found, missing = [], []
     for window in current(index):
+        if model not in (None, window.model):
+            continue
         assert window.version is not None
         baseline = baselines.find(window.model, window.version)
         if baseline is None:

@@ -240,6 +240,18 @@ def test_the_command_says_by_its_status_whether_something_drifted(log, capsys):
     assert "too few records" in capsys.readouterr().err
 
 
+def test_only_the_model_that_is_named_is_compared(log, capsys):
+    command = log(strange("shifted", unseen()))
+    assert main([*command, "--model", "digits"]) == 1
+    capsys.readouterr()
+    assert main([*command, "--model", "other"]) == 2
+    told = capsys.readouterr()
+    assert "DRIFT" not in told.out
+    assert "too few records" in told.err
+    with pytest.raises(SystemExit):
+        main([*command, "--mod", "digits"])
+
+
 def test_its_json_holds_every_distance(log, digits, capsys):
     images = strange("shifted", unseen())
     assert main([*log(images), "--json", "--latest", "100"]) == 1
