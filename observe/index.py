@@ -140,11 +140,7 @@ class Index:
             "dead": dead,
             "flow": flow,
         }
-        connection = self._database
-        connection.execute("BEGIN")
-        try:
-            if new:
-                connection.executemany("INSERT INTO layer VALUES (?, ?, ?, ?, ?)", new)
+        with self._all_or_nothing(new):
             self._append("record", record)
             for table, names, numbers, of in (
                 ("value", _VALUE, columns.value, columns.value_of),
@@ -154,10 +150,6 @@ class Index:
                     entries = _entries(names, numbers, of, times, codes)
                     entries["record"] += first
                     self._append(table, entries)
-            connection.execute("COMMIT")
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
         self._next += len(times)
         self._count += len(times)
 
@@ -170,12 +162,8 @@ class Index:
 
     def _insert_units(self, units: Sequence[Units]) -> None:
         new = self._new_layers(one.layer for one in units)
-        connection = self._database
-        connection.execute("BEGIN")
-        try:
-            if new:
-                connection.executemany("INSERT INTO layer VALUES (?, ?, ?, ?, ?)", new)
-            counted = [one.counted for one in units]
+        counted = [one.counted for one in units]
+        with self._all_or_nothing(new):
             self._append(
                 "unit",
                 {
@@ -189,9 +177,22 @@ class Index:
                     "active": _objects(_list(one.active) for one in counted),
                 },
             )
+
+    @contextmanager
+    def _all_or_nothing(self, new: Sequence[tuple[Any, ...]]) -> Iterator[None]:
+        """Add new layers, and what is appended inside; when that fails, nothing."""
+        connection = self._database
+        connection.execute("BEGIN")
+        try:
+            if new:
+                connection.executemany("INSERT INTO layer VALUES (?, ?, ?, ?, ?)", new)
+            yield
             connection.execute("COMMIT")
         except BaseException:
             connection.execute("ROLLBACK")
+            # The table has no line of them, so that they are new again next time.
+            for _, *name in new:
+                del self._layers[tuple(name)]
             raise
 
     def _append(self, table: str, columns: dict[str, Any]) -> None:

@@ -393,6 +393,18 @@ def test_a_large_log_is_read_in_other_processes(log, index):
     reader.close()
 
 
+def test_layers_of_records_without_room_are_known_when_they_come_again(log, index, monkeypatch):
+    append(log, 1, layers=("late",))
+    files = LogFiles(log)
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "_append", lambda *_: (_ for _ in ()).throw(OSError("no room")))
+        with pytest.raises(OSError, match="no room"):
+            read(files, index)
+    append(log, 2, layers=("late",))
+    read(files, index)
+    assert [one.key for one in queries.overview(index, queries.Window("m"))] == ["late"]
+
+
 def test_the_oldest_records_go_first(log):
     index = Index(keep=100)
     files = LogFiles(log)
