@@ -8,6 +8,7 @@ from formats.gradient import Gradients
 from formats.statistics import LayerRecord, LayerStatistics
 
 VERSION: Final = 1
+FORMAT: Final = "vitrine.activation"
 
 
 def now() -> str:
@@ -74,7 +75,7 @@ class ActivationRecord:
         """Return the record as JSON values."""
         apart = ("activations", "gradients")
         fields: dict[str, Any] = {
-            "format": "vitrine.activation",
+            "format": FORMAT,
             "version": VERSION,
             **{name: value for name, value in vars(self).items() if name not in apart},
         }

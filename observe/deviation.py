@@ -1,17 +1,13 @@
 """How far a statistic is from the baseline, in the baseline's spreads."""
 
-import base64
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Final
-
-import datasketches
+from typing import Final
 
 from formats.baseline import Baseline, Summary
-from formats.document import FormatError
 from formats.score import Scale, away, scales
+from observe.sketches import sketch
 
-__all__ = ["FAR", "STEPS", "Known", "deviation", "sketch", "summary_of", "within"]
+__all__ = ["FAR", "STEPS", "Known", "deviation", "summary_of", "within"]
 
 STEPS: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Spreads from which on a colour is a shade deeper."""
@@ -64,19 +60,6 @@ def within(value: float | None, known: Known | None) -> float | None:
         return None
     digest = sketch(known.sketch)
     return _spreads(value, min(max(value, digest.get_min_value()), digest.get_max_value()), known)
-
-
-@lru_cache(maxsize=65_536)
-def sketch(text: str) -> Any:
-    """Return the t-digest that a summary holds as text.
-
-    Raises:
-        FormatError: it is damaged.
-    """
-    try:
-        return datasketches.tdigest_double.deserialize(base64.b64decode(text))
-    except (IndexError, RuntimeError, ValueError) as error:
-        raise FormatError(f"baseline.json: a sketch is damaged: {error}") from None
 
 
 def _spreads(value: float, usual: float, known: Known) -> float:

@@ -6,9 +6,10 @@ from itertools import pairwise
 from typing import Final
 
 from formats.baseline import Baseline, Summary
-from observe.deviation import sketch, summary_of
+from observe.deviation import summary_of
 from observe.index import Index
 from observe.queries import STATISTICS, Window
+from observe.sketches import sketch
 
 __all__ = ["Distribution", "distributions"]
 

@@ -10,6 +10,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from formats import activation
 from formats.units import FORMAT as UNITS
 from observe.log_files import Part
 from observe.log_time import in_milliseconds
@@ -20,8 +21,6 @@ __all__ = ["Columns", "Moved", "decode", "merge_order", "read_part"]
 _LONGEST_LINE: Final = 64 << 20
 _MOST: Final = 1 << 40
 """More rows or values than this is no count; sums of many stay within 64 bits."""
-_FORMAT: Final = "vitrine.activation"
-_VERSION: Final = 1
 _STATISTICS: Final = itemgetter(
     "elements", "mean", "std", "min", "max", "zero_fraction", "non_finite"
 )
@@ -49,7 +48,6 @@ class Columns:
         units: what lines about units tell, an entry for each layer of each line.
         order: of each (model, version), its layers in execution order.
         skipped: by reason, how many lines were no record.
-        size: bytes that were read.
     """
 
     record: dict[str, Any] = field(default_factory=dict)
@@ -61,7 +59,6 @@ class Columns:
     units: list[Units] = field(default_factory=list)
     order: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
-    size: int = 0
 
 
 def read_part(part: Part) -> Columns:
@@ -78,9 +75,7 @@ def read_part(part: Part) -> Columns:
     with file:
         if os.fstat(file.fileno()).st_ino != part.inode:
             raise Moved(str(part.path))
-        columns = decode(_lines(file, part))
-    columns.size = part.end - part.start
-    return columns
+        return decode(_lines(file, part))
 
 
 def decode(lines: Iterable[bytes]) -> Columns:
@@ -127,7 +122,7 @@ def _lines(file: BinaryIO, part: Part) -> Iterator[bytes]:
 
 
 def _line(file: BinaryIO) -> tuple[bytes, int]:
-    """Return the next line and its length; of one that is too long, an empty one."""
+    """Return the next line and its length; of one that is too long, a word that is no record."""
     line = file.readline(_LONGEST_LINE)
     length = len(line)
     if length < _LONGEST_LINE or line.endswith(b"\n"):
@@ -216,12 +211,12 @@ class _Builder:
             if line.strip():
                 self._skip("not JSON")
             return
-        if type(record) is not dict or record.get("format") != _FORMAT:
+        if type(record) is not dict or record.get("format") != activation.FORMAT:
             if type(record) is dict and record.get("format") == UNITS:
                 self._take_units(record)
             else:
                 self._skip("no activation record")
-        elif record.get("version") != _VERSION:
+        elif record.get("version") != activation.VERSION:
             self._skip("of another version")
         else:
             try:

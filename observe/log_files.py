@@ -88,7 +88,7 @@ class LogFiles:
                     if (status.st_dev, status.st_ino) in seen:
                         continue  # Renamed since it was looked at under its other name.
                     seen.add((status.st_dev, status.st_ino))
-                    known = self._recognise(path, file, matched)
+                    known = self._recognise(path, file, status, matched)
                     if known is not None:
                         matched.append(known)
                         parts += _new_parts(known, file)
@@ -121,12 +121,13 @@ class LogFiles:
                 found.append((int(aside["number"]) if aside else 0, path))
         return [path for _, path in sorted(found)]
 
-    def _recognise(self, path: Path, file: BinaryIO, matched: list[_Known]) -> _Known | None:
-        size = os.fstat(file.fileno()).st_size
+    def _recognise(
+        self, path: Path, file: BinaryIO, status: os.stat_result, matched: list[_Known]
+    ) -> _Known | None:
+        size, inode = status.st_size, status.st_ino
         prefix = file.read(_PREFIX)
         if b"\n" not in prefix and len(prefix) < _PREFIX:
             return None  # Nothing to know it by, and no line to read.
-        inode = os.fstat(file.fileno()).st_ino
         same = [
             known
             for known in self._known

@@ -104,15 +104,7 @@ def flagged(index: Index, window: Window, limit: int = 50, kind: str | None = No
             a gradient that vanished or exploded; None for any.
     """
     strange = " OR ".join(FLAGGED.values()) if kind is None else FLAGGED[kind]
-    owner, first = window.owner("r")
-    condition, second = window.condition("r")
-    with index.cursor() as cursor:
-        found = cursor.execute(
-            f"SELECT {_ROW} FROM record r WHERE {owner} AND {condition} AND ({strange}) "
-            "ORDER BY r.time DESC, r.id DESC LIMIT ?",
-            [*first, *second, limit],
-        ).fetchall()
-    return [Row(*row) for row in found]
+    return _latest(index, window, limit, strange)
 
 
 def flag_counts(index: Index, window: Window) -> dict[str, int]:
@@ -129,11 +121,15 @@ def flag_counts(index: Index, window: Window) -> dict[str, int]:
 
 def recent(index: Index, window: Window, limit: int = 50) -> list[Row]:
     """Return the latest requests, flagged or not, the latest first."""
+    return _latest(index, window, limit, "TRUE")
+
+
+def _latest(index: Index, window: Window, limit: int, wanted: str) -> list[Row]:
     owner, first = window.owner("r")
     condition, second = window.condition("r")
     with index.cursor() as cursor:
         found = cursor.execute(
-            f"SELECT {_ROW} FROM record r WHERE {owner} AND {condition} "
+            f"SELECT {_ROW} FROM record r WHERE {owner} AND {condition} AND ({wanted}) "
             "ORDER BY r.time DESC, r.id DESC LIMIT ?",
             [*first, *second, limit],
         ).fetchall()

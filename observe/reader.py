@@ -160,7 +160,7 @@ class Reader:
             columns = self._elsewhere(part)
         except (OSError, BrokenProcessPool) as error:
             self._problem = f"{part.path}: {error}"
-            columns = Columns(size=part.end - part.start, skipped={"unreadable": 1})
+            columns = Columns(skipped={"unreadable": 1})
         try:
             self._index.add(columns)
         except duckdb.Error as error:
@@ -180,7 +180,7 @@ class Reader:
                     continue
             # It may have been renamed again while it was looked for.
             time.sleep(_PAUSE)
-        return Columns(skipped={"deleted before it was read": 1}, size=part.end - part.start)
+        return Columns(skipped={"deleted before it was read": 1})
 
 
 def _prepare() -> None:

@@ -2,7 +2,7 @@
 
 import base64
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import datasketches
 import numpy as np
@@ -11,9 +11,22 @@ from numpy.typing import NDArray
 from formats.baseline import Summary
 from formats.document import FormatError
 
-__all__ = ["values"]
+__all__ = ["sketch", "values"]
 
 _MOST: Final = 4000
+
+
+@lru_cache(maxsize=65_536)
+def sketch(text: str) -> Any:
+    """Return the t-digest that a summary holds as text.
+
+    Raises:
+        FormatError: it is damaged.
+    """
+    try:
+        return datasketches.tdigest_double.deserialize(base64.b64decode(text))
+    except (IndexError, RuntimeError, ValueError) as error:
+        raise FormatError(f"baseline.json: a sketch is damaged: {error}") from None
 
 
 @lru_cache(maxsize=2048)
@@ -28,8 +41,8 @@ def values(summary: Summary) -> NDArray[np.float64]:
         FormatError: the sketch is damaged.
     """
     count = min(summary.rows, _MOST)
+    digest = sketch(summary.sketch)
     try:
-        digest = datasketches.tdigest_double.deserialize(base64.b64decode(summary.sketch))
         found = [digest.get_quantile((place + 0.5) / count) for place in range(count)]
     except (IndexError, RuntimeError, ValueError) as error:
         raise FormatError(f"baseline.json: a sketch is damaged: {error}") from None
